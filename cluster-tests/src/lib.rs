@@ -1,0 +1,1 @@
+//! Starts and stops real Weir processes for scenarios.

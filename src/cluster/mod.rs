@@ -1,0 +1,1 @@
+//! Membership, discovery and the sealed UDP transport; drives [`crate::replication`].

@@ -1,0 +1,170 @@
+//! One typed, checked configuration from file, environment and flags, in that rising order.
+//!
+//! Pure: takes texts, returns a [`Config`] or every [`ConfigError`] at once. (Stub of the types; the
+//! config helper fills in the reading.)
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::limit::significance::Significance;
+use crate::limit::{Rule, SyncMode};
+use crate::replication::NodeId;
+
+/// Everything a node needs to know, checked: holding one means it is valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// This node's name.
+    pub node_id: NodeId,
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// The admin API.
+    pub admin: AdminConfig,
+    /// Membership and transport.
+    pub cluster: ClusterConfig,
+    /// How counters are shared.
+    pub sync: SyncConfig,
+    /// The rules and the bounds of counting.
+    pub limits: LimitsConfig,
+    /// Where requests may go; at least one.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// Which requests go where; at least one.
+    pub routes: Vec<RouteConfig>,
+    /// Bounds and timeouts of the request path.
+    pub proxy: ProxyConfig,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+/// The admin API's listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Loopback by default; any other address needs a token.
+    pub listen: SocketAddr,
+    /// Bearer token; required on every `/v1/` request when set.
+    pub token: Option<String>,
+}
+
+/// Membership and the gossip transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Only nodes with the same id talk to each other; 1 to 64 bytes.
+    pub id: String,
+    /// The one UDP socket of membership and replication.
+    pub gossip: SocketAddr,
+    /// The address that peers reach us at, when it differs from `gossip`.
+    pub advertise: Option<SocketAddr>,
+    /// `host:port` of nodes to join through; any one that answers is enough.
+    pub seeds: Vec<String>,
+    /// File with the gossip keyring; without it gossip is open.
+    pub key_file: Option<PathBuf>,
+    /// The keyring itself (from `WEIR_GOSSIP_KEY`), same format as the file.
+    pub key: Option<String>,
+    /// Allows an open gossip socket on a non-loopback address.
+    pub insecure_gossip: bool,
+    /// Secret that client identities are hashed with; the same on all nodes.
+    pub identity_secret: Option<String>,
+    /// How often membership gossips.
+    pub gossip_interval: Duration,
+    /// How long a start waits for a peer before it counts alone.
+    pub join_grace: Duration,
+}
+
+/// How counters are shared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyncConfig {
+    /// The cluster-wide mode at start.
+    pub mode: SyncMode,
+    /// When what is dirty but not due is pushed.
+    pub tick: Duration,
+    /// When a change is due, and when it is held back.
+    pub significance: Significance,
+    /// The divisor of significance is at least this.
+    pub min_replicas: u32,
+    /// Largest datagram in bytes, sealed.
+    pub datagram_bytes: usize,
+    /// Windows this far in the past or future are still believed.
+    pub max_clock_skew: Duration,
+}
+
+/// The rules and the bounds of counting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitsConfig {
+    /// Most rows held at once.
+    pub max_keys: u32,
+    /// Hides every rate-limit header from clients, `Retry-After` too, as Kong's `hide_client_headers`.
+    pub hide_headers: bool,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// One upstream: a named set of equal servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Unique name.
+    pub name: String,
+    /// Servers, in turn (round robin); at least one. `http` only.
+    pub targets: Vec<Target>,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for the head of the response.
+    pub response_timeout: Duration,
+    /// Most idle connections kept, per target and worker.
+    pub idle_connections: usize,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path put before the request's path; empty or `/…` without a trailing slash.
+    pub base_path: String,
+}
+
+/// Which requests go to which upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// Unique name.
+    pub name: String,
+    /// Hosts it answers to, lower case; empty: any.
+    pub hosts: Vec<String>,
+    /// Path prefix, matched by whole segments; `/` matches all.
+    pub path_prefix: String,
+    /// Removes the prefix before forwarding.
+    pub strip_prefix: bool,
+    /// Name of the upstream.
+    pub upstream: String,
+}
+
+/// Bounds and timeouts of the request path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Worker threads, each with its own listener and upstream pools.
+    pub workers: usize,
+    /// Largest request head in bytes.
+    pub header_bytes_max: usize,
+    /// Most request headers.
+    pub headers_max: usize,
+    /// Longest wait for a request head.
+    pub header_read_timeout: Duration,
+    /// Most connections per node; more wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// Addresses whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// How long a stop waits for what is in flight.
+    pub drain_timeout: Duration,
+    /// Adds `X-Weir-Node` and `X-Weir-Window` to responses: for tests and demonstrations.
+    pub debug_headers: bool,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A `tracing` filter such as `info` or `weir=debug`.
+    pub filter: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}

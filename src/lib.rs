@@ -1,0 +1,24 @@
+//! Weir: an API gateway that keeps one rate limit across a whole cluster without Redis.
+//!
+//! The house in reading order; a module depends only on those above it:
+//!
+//! - [`limit`]: rules, keys, windows, counters and the admission decision. Pure.
+//! - [`replication`]: the state machine that spreads counters between nodes, and its wire codec. Pure.
+//! - [`config`]: one typed, checked configuration from file, environment and flags. Pure.
+//! - [`cluster`]: membership, discovery and the sealed UDP transport; drives [`replication`].
+//! - [`proxy`]: listeners, routing, upstream pools, headers, the response to every error.
+//! - [`admin`]: health, metrics and the admin API.
+//! - [`gateway`]: the composition root: wires the shells, orders start and shutdown.
+//! - [`cli`]: the commands of the `weir` binary.
+//!
+//! Pure means: no tokio, no sockets, no clock and no ambient randomness. Time and random generators
+//! come in as arguments, so the simulator runs the very code that production runs.
+
+pub mod admin;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod gateway;
+pub mod limit;
+pub mod proxy;
+pub mod replication;

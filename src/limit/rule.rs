@@ -1,0 +1,186 @@
+//! Rules: what is limited, how it is counted, and by how much.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use super::key::RuleId;
+use super::window::Period;
+
+/// How the nodes of a cluster keep one limit together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// Each node counts alone: L per node, N·L per cluster. The baseline, as Kong's `policy: local`.
+    Local,
+    /// Counts are shared by gossip; a decision never waits for the network.
+    #[default]
+    Gossip,
+}
+
+/// The most hits a window admits: 1 to [`Limit::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Limit(u64);
+
+impl Limit {
+    /// A trillion: what the packed counter of a row can hold with room to spare.
+    pub const MAX: u64 = 1_000_000_000_000;
+
+    /// A limit of `hits`, or `None` when it is zero or above [`Limit::MAX`].
+    #[must_use]
+    pub fn try_new(hits: u64) -> Option<Self> {
+        (1..=Self::MAX).contains(&hits).then_some(Self(hits))
+    }
+
+    /// The number of hits.
+    #[must_use]
+    pub fn hits(self) -> u64 {
+        self.0
+    }
+}
+
+/// How many hits one request counts: 1 to [`Hits::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hits(u32);
+
+impl Hits {
+    /// One hit, what a request costs unless a rule says otherwise.
+    pub const ONE: Self = Self(1);
+    /// The most hits one request may cost; keeps the packed reservation of a row from overflowing.
+    pub const MAX: u32 = 4096;
+
+    /// `hits`, or `None` when it is zero or above [`Hits::MAX`].
+    #[must_use]
+    pub fn try_new(hits: u32) -> Option<Self> {
+        (1..=Self::MAX).contains(&hits).then_some(Self(hits))
+    }
+
+    /// The number of hits.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// What a rule counts by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CountBy {
+    /// The client's address.
+    Ip,
+    /// The value of a request header; a request without it counts by address, as Kong has it.
+    Header(HeaderName),
+    /// The request path.
+    Path,
+    /// The matched route.
+    Route,
+    /// The upstream of the matched route.
+    Upstream,
+    /// Everyone together.
+    All,
+}
+
+impl fmt::Display for CountBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip => f.write_str("ip"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Path => f.write_str("path"),
+            Self::Route => f.write_str("route"),
+            Self::Upstream => f.write_str("upstream"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+/// Which requests a rule applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub enum RuleScope {
+    /// Every request; one shared set of counters.
+    #[default]
+    Everything,
+    /// Requests that matched the named route.
+    Route(String),
+    /// Requests that go to the named upstream.
+    Upstream(String),
+}
+
+/// One limit over one period, such as `5/minute`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WindowLimit {
+    /// Most hits in a window.
+    pub limit: Limit,
+    /// How time is cut into windows.
+    pub period: Period,
+}
+
+/// A limit as an operator writes it: who is counted, over which windows, by which mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique name; part of the identity of its counters.
+    pub name: String,
+    /// Which requests it applies to.
+    pub scope: RuleScope,
+    /// What it counts by.
+    pub count_by: CountBy,
+    /// Its windows, decided together: a request counts in all of them or in none. Never empty.
+    pub windows: SmallVec<[WindowLimit; 4]>,
+    /// Hits per request.
+    pub hits: Hits,
+    /// Overrides the cluster's sync mode.
+    pub mode: Option<SyncMode>,
+}
+
+impl Rule {
+    /// The identity of this rule's counters over `period`.
+    #[must_use]
+    pub fn id(&self, _period: Period) -> RuleId {
+        todo!("limit helper")
+    }
+}
+
+/// Why a piece of a rule could not be read. The message says what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct RuleError(pub String);
+
+impl FromStr for WindowLimit {
+    type Err = RuleError;
+    /// Reads `5/minute`, `100/10s`, `1000/hour`, `20/1m30s`.
+    fn from_str(_text: &str) -> Result<Self, RuleError> {
+        todo!("limit helper")
+    }
+}
+
+impl FromStr for CountBy {
+    type Err = RuleError;
+    /// Reads `ip`, `header:NAME`, `path`, `route`, `upstream`, `all`.
+    fn from_str(_text: &str) -> Result<Self, RuleError> {
+        todo!("limit helper")
+    }
+}
+
+impl FromStr for SyncMode {
+    type Err = RuleError;
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        match text {
+            "local" => Ok(Self::Local),
+            "gossip" => Ok(Self::Gossip),
+            other => Err(RuleError(format!(
+                "unknown sync mode `{other}`: expected `local` or `gossip`"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for SyncMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Gossip => "gossip",
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! Listeners, routing, upstream pools, headers, the response to every error.
