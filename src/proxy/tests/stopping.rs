@@ -61,6 +61,7 @@ async fn a_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
 async fn what_is_still_in_flight_after_the_drain_timeout_is_cut_off_and_counted() {
     let (upstream, asked, _go) = held_back().await;
     let gateway = Gateway::start(upstream.address, "");
+    let shared = Arc::clone(&gateway.shared);
     within(async {
         let mut busy = gateway.connect().await;
         busy.send(GET).await;
@@ -69,7 +70,7 @@ async fn what_is_still_in_flight_after_the_drain_timeout_is_cut_off_and_counted(
         assert!(busy.is_at_end().await);
     })
     .await;
-    assert_eq!(gateway.shared.metrics().snapshot().connections, 0);
+    assert_eq!(shared.metrics().snapshot().connections, 0);
 }
 
 #[tokio::test]
