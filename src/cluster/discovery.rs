@@ -99,7 +99,7 @@ impl Discovery {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
