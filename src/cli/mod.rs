@@ -1,1 +1,3 @@
 //! The commands of the `weir` binary.
+
+pub mod http;
