@@ -1,3 +1,4 @@
 //! The commands of the `weir` binary.
 
+pub mod args;
 pub mod http;
