@@ -50,9 +50,7 @@ fn json_ok(subject: &str, config: &Config) -> Value {
         "ok": true,
         "subject": subject,
         "digest": config.digest(),
-        "rules": config.limits.rules.len(),
-        "routes": config.routes.len(),
-        "upstreams": config.upstreams.len(),
+        "config": config.to_json(),
     })
 }
 

@@ -103,13 +103,7 @@ fn listen(root: &mut Section<'_>, report: &Report) -> Vec<Found<SocketAddr>> {
         let value = defaults::LISTEN;
         return vec![Found { value, at }];
     };
-    if list.value.is_empty() {
-        report.wrong(
-            &list.at,
-            "no address to listen on",
-            "give one, such as `127.0.0.1:8000`",
-        );
-    }
+    root.require_elements("listen", "give an address, such as `127.0.0.1:8000`");
     for (index, found) in list.value.iter().enumerate() {
         let twice = list.value[..index]
             .iter()

@@ -12,10 +12,11 @@ use crate::limit::{Period, Rule, RuleScope};
 const REDACTED: &str = "(redacted)";
 
 impl Config {
-    /// Every setting, defaults included, with the keys of the file; secrets are replaced by a mark.
+    /// Every setting that has a value, defaults included, as a file would say it; secrets are replaced
+    /// by a mark. Without secrets, reading it back gives the same configuration.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        json!({
+        without_nulls(json!({
             "node_id": self.node_id.as_str(),
             "listen": self.listen,
             "admin": { "listen": self.admin.listen, "token": redacted(self.admin.token.as_ref()) },
@@ -27,8 +28,7 @@ impl Config {
             "routes": self.routes.iter().map(route).collect::<Value>(),
             "proxy": self.proxy_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
-            "digest": self.digest(),
-        })
+        }))
     }
 
     fn cluster_json(&self) -> Value {
@@ -72,6 +72,18 @@ impl Config {
             "drain_timeout": text(proxy.drain_timeout),
             "debug_headers": proxy.debug_headers,
         })
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(entries) => entries
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        Value::Array(values) => values.into_iter().map(without_nulls).collect(),
+        other => other,
     }
 }
 

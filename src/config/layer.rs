@@ -174,7 +174,7 @@ impl Node {
         }
     }
 
-    fn is_empty_list(&self) -> bool {
+    pub(super) fn is_empty_list(&self) -> bool {
         matches!(&self.value, Value::Null) || matches!(&self.value, Value::List(nodes) if nodes.is_empty())
     }
 

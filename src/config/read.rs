@@ -178,6 +178,17 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Reports the list `key` unless it is written and has an element.
+    pub(super) fn require_elements(&self, key: &'static str, remedy: &str) {
+        let Some(entry) = self.entries.iter().find(|entry| &*entry.key == key) else {
+            return self.require(key, remedy);
+        };
+        if entry.node.is_empty_list() {
+            self.report
+                .wrong(&entry.node.at(self.path(key)), "has no elements", remedy);
+        }
+    }
+
     fn node(&mut self, key: &'static str) -> Option<&'a Node> {
         self.known.push(key);
         let entries: &'a [Entry] = self.entries;

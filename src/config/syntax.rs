@@ -1,43 +1,37 @@
 //! The texts that rules, upstreams and routes are made of.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
 
 use http::Uri;
 use http::uri::Scheme;
 
 use super::Target;
-use super::error::did_you_mean;
 use super::read::{Wrong, integer, shown, wrong};
-use crate::limit::{CountBy, Hits, WindowLimit};
+use crate::limit::{CountBy, Hits, RuleError, WindowLimit};
 
 /// Longest path of a route or target: far above any that a person writes.
 const PATH_BYTES_MAX: usize = 1024;
 
+/// Longest limit or `by`: no valid one comes near, and what is wrong is repeated in the message.
+const RULE_TEXT_BYTES_MAX: usize = 128;
+
 /// Reads a limit over a window, such as `5/minute` or `100/10s`.
 pub(super) fn window_limit(text: &str) -> Result<WindowLimit, Wrong> {
-    const UNITS: [&str; 6] = ["second", "minute", "hour", "day", "month", "year"];
-    text.parse().or_else(|error: crate::limit::RuleError| {
-        let unit = text.split_once('/').map_or("", |(_, unit)| unit.trim());
-        let remedy = match did_you_mean(unit, UNITS) {
-            _ if error.0.contains("did you mean") => String::new(),
-            near if near.is_empty() => "write HITS/PERIOD, such as `5/minute` or `100/10s`".to_owned(),
-            near => near,
-        };
-        wrong(shown(&error.0), remedy)
-    })
+    rule_text(text)
 }
 
 /// Reads what a rule counts by.
 pub(super) fn count_by(text: &str) -> Result<CountBy, Wrong> {
-    const WAYS: [&str; 6] = ["ip", "header:NAME", "path", "route", "upstream", "all"];
-    text.parse().or_else(|error: crate::limit::RuleError| {
-        let remedy = if error.0.contains("did you mean") {
-            String::new()
-        } else {
-            did_you_mean(text, WAYS)
-        };
-        wrong(shown(&error.0), remedy)
-    })
+    rule_text(text)
+}
+
+/// The rule's own readers name the nearest valid word themselves.
+fn rule_text<T: FromStr<Err = RuleError>>(text: &str) -> Result<T, Wrong> {
+    if text.len() > RULE_TEXT_BYTES_MAX || text.chars().any(char::is_control) {
+        return wrong(format!("`{}` is too long or unprintable", shown(text)), "");
+    }
+    text.parse().or_else(|RuleError(problem)| wrong(problem, ""))
 }
 
 /// Reads the hits of a request.

@@ -25,6 +25,10 @@ pub(super) struct Traffic {
 /// Reads all three, then checks that each name referred to exists.
 pub(super) fn read(root: &mut Section<'_>, report: &Report) -> Traffic {
     let mut names = Names::default();
+    root.require_elements(
+        "upstreams",
+        "say where to forward, with --upstream http://HOST:PORT or in the file",
+    );
     let upstream_sections = root.sections("upstreams");
     let route_sections = root.sections("routes");
     let (upstreams_written, routes_written) = (upstream_sections.len(), route_sections.len());
@@ -36,14 +40,6 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report) -> Traffic {
         .into_iter()
         .filter_map(|section| route(section, &mut names, report))
         .collect();
-    if upstreams_written == 0 {
-        let remedy = "give --upstream http://HOST:PORT, or `upstreams` in the file";
-        report.wrong(
-            &root.at.child("upstreams"),
-            "there is nowhere to forward to",
-            remedy,
-        );
-    }
     if routes_written == 0 {
         let at = root.at.child("routes");
         if upstreams_written > 1 {
@@ -161,7 +157,7 @@ fn unique_name(
 fn rule(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<Rule> {
     let name = unique_name(&mut section, &mut names.rules, report);
     let count_by = section.value_or("by", count_by, CountBy::Ip);
-    section.require("windows", "give at least one, such as `5/minute`");
+    section.require_elements("windows", "give at least one, such as `5/minute`");
     let windows = section.values("windows", window_limit);
     let hits = section.value("hits", hits);
     let mode = section.value("mode", sync_mode).map(|found| found.value);
@@ -236,7 +232,7 @@ fn check_windows(windows: &Found<Vec<Found<WindowLimit>>>, report: &Report) {
 
 fn upstream(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<UpstreamConfig> {
     let name = unique_name(&mut section, &mut names.upstreams, report);
-    section.require("targets", "give at least one, such as `http://127.0.0.1:9000`");
+    section.require_elements("targets", "give at least one, such as `http://127.0.0.1:9000`");
     let targets = section
         .values("targets", target)
         .map_or(Vec::new(), |list| list.value);
