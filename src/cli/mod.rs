@@ -1,1 +1,4 @@
 //! The commands of the `weir` binary.
+
+pub mod args;
+pub mod http;
