@@ -1,4 +1,5 @@
 //! The commands of the `weir` binary.
 
 pub mod args;
+pub mod demo;
 pub mod http;
