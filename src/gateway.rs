@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminListener};
-use crate::cluster::{Cluster, ClusterHandle, Flusher};
+use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
 use crate::limit::{IdentityHasher, Limiter};
 use crate::proxy::{Proxy, ProxyMetrics, ProxyShared};
@@ -87,7 +87,7 @@ impl Gateway {
         gateway.announce()?;
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "stopping"),
-            reason = gateway.cluster.failed() => return Err(anyhow!("gossip died: {reason}")),
+            error = gateway.cluster.failed() => return Err(error.into()),
         }
         tokio::select! {
             () = gateway.stop() => Ok(Ending::Drained),
@@ -158,7 +158,11 @@ impl Gateway {
         if cut_off > 0 {
             tracing::warn!(connections = cut_off, "requests were still in flight and were cut off");
         }
-        self.cluster.leave(LEAVE_TIMEOUT).await;
+        match self.cluster.leave(LEAVE_TIMEOUT).await {
+            Ok(LeaveOutcome::Acknowledged) => tracing::info!("every peer has the last counts"),
+            Ok(LeaveOutcome::TimedOut) => tracing::warn!("not every peer acknowledged the last counts"),
+            Err(error) => tracing::warn!(%error, "left without a goodbye"),
+        }
         self.admin.stop(ADMIN_DRAIN).await;
         tracing::info!("stopped");
     }

@@ -163,9 +163,13 @@ impl Api {
             }
             Err(error) => return refuse(StatusCode::BAD_REQUEST, error),
         };
-        match read_mode(&body) {
-            Ok(mode) => json(StatusCode::OK, &self.node.set_mode(mode).await),
-            Err(message) => refuse(StatusCode::BAD_REQUEST, message),
+        let mode = match read_mode(&body) {
+            Ok(mode) => mode,
+            Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
+        };
+        match self.node.set_mode(mode).await {
+            Ok(set) => json(StatusCode::OK, &set),
+            Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
         }
     }
 }

@@ -100,13 +100,10 @@ impl Node for FakeNode {
             .collect()
     }
 
-    async fn set_mode(&self, mode: SyncMode) -> ModeView {
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
         let mut modes = self.modes.lock().unwrap();
         modes.push(mode);
-        ModeView {
-            mode,
-            version: modes.len() as u64,
-        }
+        Ok(ModeView { mode, version: modes.len() as u64 })
     }
 }
 

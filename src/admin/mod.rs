@@ -60,7 +60,10 @@ pub trait Node: Send + Sync + 'static {
     /// The counts of each of `rows` by replica, in the same order; empty for a row that is gone.
     async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>>;
     /// Changes the mode of the whole cluster.
-    async fn set_mode(&self, mode: SyncMode) -> ModeView;
+    ///
+    /// # Errors
+    /// Why it cannot; nothing changed.
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String>;
 }
 
 /// The listener, bound but not yet answering: connections wait until [`AdminListener::serve`].

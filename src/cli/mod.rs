@@ -5,9 +5,9 @@
 
 pub mod args;
 mod check;
-pub mod demo;
-pub mod echo;
-pub mod http;
+mod demo;
+mod echo;
+mod http;
 mod keygen;
 mod mode;
 mod run;
@@ -24,11 +24,11 @@ use self::args::{Cli, Command};
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Echo(args) => block_on(echo::run(args.listen, args.delay)).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => Ok(check::run(&args)),
+        Command::Echo(args) => block_on(async { Ok(echo::run(args.listen).await?) }).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Mode(args) => block_on(mode::run(&args)).map(|()| ExitCode::SUCCESS),
-        Command::Keygen(args) => keygen::run(args),
+        Command::Keygen(_) => keygen::run().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("weir: {error:#}");

@@ -19,7 +19,14 @@ const INTERRUPTED: u8 = 130;
 /// The configuration is wrong (every error in it is told), an address cannot be bound, or a part of the
 /// node died.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let config = args.load()?;
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(errors) => {
+            // Every error names its own origin.
+            eprintln!("{errors}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     start_log(&config.log)?;
     Ok(match Gateway::run(config)? {
         Ending::Drained => ExitCode::SUCCESS,

@@ -81,12 +81,13 @@ impl Node for Observed {
     }
 
     async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>> {
-        self.cluster.row_counts(rows).await
+        // A node that is stopping still shows its totals.
+        self.cluster.row_counts(rows).await.unwrap_or_default()
     }
 
-    async fn set_mode(&self, mode: SyncMode) -> ModeView {
-        let set = self.cluster.set_mode(mode).await;
-        ModeView { mode: set.mode, version: set.version }
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
+        let set = self.cluster.set_mode(mode).await.map_err(|error| error.to_string())?;
+        Ok(ModeView { mode: set.mode, version: set.version })
     }
 }
 
