@@ -4,13 +4,13 @@
 //! told on standard error, 130 when a second signal cut a stop short (2 is clap's, for wrong arguments).
 
 pub mod args;
-mod check;
-mod demo;
-mod echo;
-mod http;
-mod keygen;
-mod mode;
-mod run;
+pub mod check;
+pub mod demo;
+pub mod echo;
+pub mod http;
+pub mod keygen;
+pub mod mode;
+pub mod run;
 
 use std::future::Future;
 use std::process::ExitCode;

@@ -23,7 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// # Errors
 /// The node refuses or does not answer, or some live node still reports another mode after 5 seconds;
 /// the switch itself stands, and goes on spreading.
-pub(super) async fn run(args: &ModeArgs) -> anyhow::Result<()> {
+pub async fn run(args: &ModeArgs) -> anyhow::Result<()> {
     let headers = admin_headers(args.token.as_deref())?;
     let mut client = Client::new(&args.admin.to_string())?;
     let body = Bytes::from(serde_json::json!({"mode": args.mode}).to_string());

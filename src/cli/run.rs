@@ -18,7 +18,7 @@ const INTERRUPTED: u8 = 130;
 /// # Errors
 /// The configuration is wrong (every error in it is told), an address cannot be bound, or a part of the
 /// node died.
-pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let config = match args.load() {
         Ok(config) => config,
         Err(errors) => {
