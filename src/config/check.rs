@@ -4,15 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
-use super::error::{At, ConfigErrors, Origin, Report, did_you_mean};
+use super::error::{At, ConfigErrors, Origin, Report};
 use super::layer::Layer;
-use super::read::{
-    Found, Section, Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong,
-};
+use super::read::{Found, Section};
+use super::scalars::{Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong};
+use super::syntax::{cluster_id, log_filter, network, path, reachable, secret_text, seed, sync_mode};
 use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, ProxyConfig, SyncConfig};
-use super::{defaults, syntax, traffic};
+use super::{defaults, traffic};
 use crate::limit::SyncMode;
 use crate::limit::significance::Significance;
 use crate::replication::NodeId;
@@ -310,92 +308,6 @@ fn log(root: &mut Section<'_>) -> LogConfig {
     };
     section.finish();
     log
-}
-
-/// Reads a sync mode.
-pub(super) fn sync_mode(text: &str) -> Result<SyncMode, Wrong> {
-    text.parse::<SyncMode>()
-        .or_else(|error| wrong(error.to_string(), did_you_mean(text, ["local", "gossip"])))
-}
-
-fn cluster_id(text: &str) -> Result<String, Wrong> {
-    if (1..=64).contains(&text.len()) && !text.chars().any(char::is_control) {
-        Ok(text.to_owned())
-    } else {
-        wrong("a cluster id is 1 to 64 bytes without control characters", "")
-    }
-}
-
-/// An address that a peer can send to.
-fn reachable(text: &str) -> Result<SocketAddr, Wrong> {
-    let address = socket_addr(text)?;
-    if address.ip().is_unspecified() || address.port() == 0 {
-        return wrong(
-            format!("peers cannot send to `{address}`"),
-            "give the address and port that they see",
-        );
-    }
-    Ok(address)
-}
-
-fn seed(text: &str) -> Result<String, Wrong> {
-    let remedy = "write HOST:PORT, such as `10.0.0.2:7946` or `weir-0.weir:7946`";
-    let problem = || format!("`{}` is no host with a port", shown(text));
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return wrong(problem(), remedy);
-    };
-    let port_fits = port.parse::<u16>().is_ok_and(|port| port != 0) && !port.starts_with('+');
-    if port_fits && (text.parse::<SocketAddr>().is_ok() || syntax::is_host_name(host)) {
-        Ok(text.to_owned())
-    } else {
-        wrong(problem(), remedy)
-    }
-}
-
-fn path(text: &str) -> Result<PathBuf, Wrong> {
-    if text.is_empty() || text.contains('\0') {
-        return wrong("this is no file name", "");
-    }
-    Ok(PathBuf::from(text))
-}
-
-/// Reads a secret of several lines, such as a keyring.
-fn secret_text(text: &str) -> Result<String, Wrong> {
-    if text.trim().is_empty() || text.len() > 4096 {
-        return wrong("the secret is empty or too long", "");
-    }
-    Ok(text.to_owned())
-}
-
-/// Reads a network, or one address as the network of itself.
-fn network(text: &str) -> Result<ipnet::IpNet, Wrong> {
-    let address = text.parse::<IpAddr>().map(ipnet::IpNet::from);
-    address.or_else(|_| text.parse()).or_else(|_| {
-        wrong(
-            format!("`{}` is no network", shown(text)),
-            "write ADDRESS/BITS, such as `10.0.0.0/8`",
-        )
-    })
-}
-
-/// Reads a `tracing` filter. The crate takes a misspelt level for the name of a target, so a lone word
-/// near a level is refused.
-fn log_filter(text: &str) -> Result<String, Wrong> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    for part in text.split(',').map(str::trim) {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-        let remedy = did_you_mean(level, LEVELS);
-        if !LEVELS.contains(&level.to_lowercase().as_str()) && !remedy.is_empty() {
-            return wrong(format!("unknown log level `{}`", shown(level)), remedy);
-        }
-    }
-    match EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => wrong(
-            format!("`{}` is no log filter", shown(text)),
-            "write a level, or targets with levels, such as `info` or `info,weir=debug`",
-        ),
-    }
 }
 
 const fn millis(millis: u64) -> Duration {

@@ -16,6 +16,7 @@ mod identity;
 mod json;
 mod layer;
 mod read;
+mod scalars;
 mod syntax;
 #[cfg(test)]
 mod tests;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::check::sync_mode;
 use super::error::{At, Report, did_you_mean};
-use super::read::{Found, Section, boolean, duration, integer, plain_name};
-use super::syntax::{count_by, hits, host, path_prefix, target, window_limit};
+use super::read::{Found, Section};
+use super::scalars::{boolean, duration, integer, plain_name};
+use super::syntax::{count_by, hits, host, path_prefix, sync_mode, target, window_limit};
 use super::{RouteConfig, UpstreamConfig, defaults};
 use crate::limit::{CountBy, Hits, Rule, RuleScope, WindowLimit};
 

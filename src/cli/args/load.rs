@@ -64,7 +64,7 @@ impl RunArgs {
         ] {
             let values = written(values);
             if !values.is_empty() {
-                layer.set_list(path, origin, &values);
+                layer.set_list(path, &origin, &values);
             }
         }
         self.add_traffic(&mut layer);
@@ -270,4 +270,167 @@ fn host_name() -> Option<String> {
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty());
     name.or_else(|| variable_value("HOSTNAME"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::super::{Cli, Command};
+    use super::*;
+    use crate::limit::SyncMode;
+
+    fn run_args(args: &[&str]) -> RunArgs {
+        match Cli::try_parse_from(["weir", "run"].iter().chain(args))
+            .unwrap()
+            .command
+        {
+            Command::Run(args) => *args,
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_names_every_flag_variable_and_key() {
+        let manual = include_str!("../../../docs/configuration.md");
+        let named = |name: &str| assert!(manual.contains(&format!("`{name}`")), "{name}");
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for arg in run.get_arguments().filter(|arg| arg.get_id() != "help") {
+            named(&format!("--{}", arg.get_long().unwrap()));
+            named(arg.get_env().unwrap().to_str().unwrap());
+        }
+        named(GOSSIP_KEY);
+        named(IDENTITY_SECRET);
+        let json = Config::from_yaml("w.yaml", include_str!("../../../docs/examples/routes.yaml"));
+        let json = json.unwrap().to_json();
+        for (section, value) in json.as_object().unwrap() {
+            let (keys, joint) = match value.as_array() {
+                Some(elements) => (elements[0].as_object(), "[]."),
+                None => (value.as_object(), "."),
+            };
+            match keys {
+                Some(keys) => keys
+                    .keys()
+                    .for_each(|key| named(&format!("{section}{joint}{key}"))),
+                None => named(section),
+            }
+        }
+    }
+
+    #[test]
+    fn flags_alone_make_a_node_of_one_upstream_and_one_rule() {
+        let args = "--listen 127.0.0.1:8000 --admin 127.0.0.1:8001 --gossip 127.0.0.1:7946 --node-id a \
+                    --seed 127.0.0.1:7947,h:1 --upstream http://127.0.0.1:9000 --upstream http://h/b \
+                    --limit 5/minute --limit 9/hour --limit-by header:X-Key --sync-mode local --debug-headers";
+        let config = run_args(&args.split_whitespace().collect::<Vec<_>>())
+            .load()
+            .unwrap();
+        assert_eq!(config.cluster.seeds, ["127.0.0.1:7947", "h:1"]);
+        assert_eq!(config.sync.mode, SyncMode::Local);
+        assert!(config.proxy.debug_headers);
+        let rule = &config.limits.rules[0];
+        assert_eq!(
+            (rule.windows.len(), rule.count_by.to_string()),
+            (2, "header:x-key".to_owned())
+        );
+        assert_eq!(config.upstreams[0].targets.len(), 2);
+        assert_eq!(
+            (&*config.routes[0].path_prefix, &*config.routes[0].upstream),
+            ("/", "default")
+        );
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_leaves_its_other_keys() {
+        let file = file(
+            "node_id: a\nlisten: [127.0.0.1:1, 127.0.0.1:2]\nsync: {tick: 1s, alpha: 0.5}\n\
+             log: {json: true}\nupstreams: [{name: u, targets: ['http://h']}]",
+        );
+        let path = file.path().to_str().unwrap();
+        let args = [
+            "--config",
+            path,
+            "--listen",
+            "127.0.0.1:3",
+            "--tick",
+            "2s",
+            "--log-json=false",
+            "--node-id",
+            "",
+        ];
+        let config = run_args(&args).load().unwrap();
+        assert_eq!(config.listen, ["127.0.0.1:3".parse().unwrap()]);
+        assert_eq!(config.sync.tick, std::time::Duration::from_secs(2));
+        assert_eq!(config.sync.significance.alpha_permille, 500);
+        assert_eq!((config.node_id.as_str(), config.log.json), ("a", false));
+    }
+
+    #[test]
+    fn flags_that_a_file_contradicts_are_named_with_all_other_errors() {
+        let file = file(
+            "node_id: a\nupstreams: [{name: u, targets: ['http://h']}]\nrules: [{name: r, windows: 5/day}]\nx: y\n",
+        );
+        let path = file.path().to_str().unwrap();
+        let args = [
+            "--config",
+            path,
+            "--upstream",
+            "http://h",
+            "--limit",
+            "5/day",
+            "--tick",
+            "soon",
+        ];
+        let error = run_args(&args).load().unwrap_err().to_string();
+        let expected = [
+            format!("{path}:4:1: x: unknown key `x`"),
+            format!(
+                "--limit (or WEIR_LIMIT): cannot be combined with `rules` of {path}:3:1; keep one of the two"
+            ),
+            "--tick (or WEIR_TICK): sync.tick: `soon` is no duration".to_owned(),
+            format!("--upstream (or WEIR_UPSTREAM): cannot be combined with `upstreams` of {path}:2:1"),
+        ];
+        let lines: Vec<_> = error.lines().collect();
+        assert_eq!(lines.len(), expected.len(), "{error}");
+        for (line, start) in lines.iter().zip(&expected) {
+            assert!(line.starts_with(start), "{error}");
+        }
+        let alone = run_args(&["--limit-by", "ip", "--node-id", "a", "--upstream", "http://h"]).load();
+        assert_eq!(
+            alone.unwrap_err().to_string(),
+            "--limit-by (or WEIR_LIMIT_BY): says what to count by, and there is no --limit; \
+             add --limit, such as `--limit 5/minute`"
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_why() {
+        let missing = run_args(&["--config", "/nonexistent/w.yaml"]).load().unwrap_err();
+        assert!(
+            missing
+                .to_string()
+                .starts_with("/nonexistent/w.yaml:1:1: cannot read the file: "),
+            "{missing}"
+        );
+        let mut binary = tempfile::NamedTempFile::new().unwrap();
+        binary.write_all(b"node_id: \xff").unwrap();
+        let error = run_args(&["--config", binary.path().to_str().unwrap()])
+            .load()
+            .unwrap_err();
+        assert!(error.to_string().contains("the file is no text: "), "{error}");
+    }
 }
