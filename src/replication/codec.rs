@@ -335,7 +335,7 @@ fn replica_to_wire(replica: &ReplicaId) -> WireReplica {
 }
 
 fn from_wire(wire: WireFrame) -> Result<Frame, FrameError> {
-    let sender = replica_from_wire(wire.sender)?;
+    let sender = replica_from_wire(&wire.sender)?;
     let body = match wire.body {
         WireBody::Delta(delta) => Body::Delta(delta_from_wire(delta, &sender)?),
         WireBody::Digest(digest) => Body::Digest(digest_from_wire(digest)?),
@@ -354,7 +354,7 @@ fn delta_from_wire(wire: WireDelta, sender: &ReplicaId) -> Result<Delta, FrameEr
     }
     let mut rows = Vec::with_capacity(wire.groups.iter().map(|group| group.rows.len()).sum());
     for group in wire.groups {
-        let subject = group.subject.map(replica_from_wire).transpose()?;
+        let subject = group.subject.as_ref().map(replica_from_wire).transpose()?;
         let window = window_checked(group.window_start, group.window_millis)?;
         let rule = RuleId(u64::from_le_bytes(group.rule));
         for row in group.rows {
@@ -378,6 +378,7 @@ fn delta_from_wire(wire: WireDelta, sender: &ReplicaId) -> Result<Delta, FrameEr
     Ok(Delta {
         log: wire
             .log
+            .as_ref()
             .map(replica_from_wire)
             .transpose()?
             .unwrap_or_else(|| sender.clone()),
@@ -399,7 +400,7 @@ fn digest_from_wire(wire: WireDigest) -> Result<Digest, FrameError> {
                 .map(interval_checked)
                 .collect::<Result<Vec<_>, _>>()?;
             Ok(DigestEntry {
-                log: replica_from_wire(entry.log)?,
+                log: replica_from_wire(&entry.log)?,
                 confirmed: entry.confirmed,
                 received,
             })
@@ -410,13 +411,13 @@ fn digest_from_wire(wire: WireDigest) -> Result<Digest, FrameError> {
     }
     Ok(Digest {
         wants_reply: wire.wants_reply,
-        above: wire.above.map(replica_from_wire).transpose()?,
-        up_to: wire.up_to.map(replica_from_wire).transpose()?,
+        above: wire.above.as_ref().map(replica_from_wire).transpose()?,
+        up_to: wire.up_to.as_ref().map(replica_from_wire).transpose()?,
         entries,
     })
 }
 
-fn replica_from_wire(wire: WireReplica) -> Result<ReplicaId, FrameError> {
+fn replica_from_wire(wire: &WireReplica) -> Result<ReplicaId, FrameError> {
     let node = wire.node.parse().map_err(|_| FrameError::Bounds("node id"))?;
     Ok(ReplicaId {
         node,

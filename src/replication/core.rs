@@ -190,6 +190,7 @@ impl Replication {
     /// Membership changed: these are the other live replicas now. Rows of replicas that vanish stay
     /// until their windows end.
     pub fn handle_membership(&mut self, live: &[(ReplicaId, SocketAddr)], now: Now) {
+        let replicas = self.replicas(now);
         let living: BTreeMap<&ReplicaId, SocketAddr> = live.iter().map(|(id, at)| (id, *at)).collect();
         let known: Vec<_> = self
             .origins
@@ -221,6 +222,11 @@ impl Replication {
         for index in fresh {
             self.send_digest(index, true, now);
         }
+        if self.replicas(now) > replicas {
+            // Each may hold back less now.
+            self.rows.review_all();
+            self.backlog = true;
+        }
     }
 
     /// A frame arrived, already opened and so known to come from a holder of the cluster key.
@@ -240,7 +246,7 @@ impl Replication {
             origin.offset.sample(frame.sent_at, now);
         }
         match frame.body {
-            Body::Delta(delta) => self.handle_delta(sender, delta, now),
+            Body::Delta(delta) => self.handle_delta(sender, &delta, now),
             Body::Digest(digest) => self.handle_digest(&frame.sender, sender, &digest, now),
         }
         self.flush_due(now);

@@ -307,10 +307,12 @@ impl Replication {
         }
     }
 
-    /// Releases what is left of ended windows, and forgets rows whose grace is over.
+    /// Releases what is left of ended windows and what may no longer be held back, and forgets rows whose
+    /// grace is over.
     pub(super) fn sweep(&mut self, now: Now) {
         let expired = now.wall.minus(self.config.grace);
-        for row in self.rows.take_ended(now.wall, SWEEP_MAX) {
+        let ended = self.rows.take_ended(now.wall, SWEEP_MAX);
+        for row in ended.into_iter().chain(self.rows.take_review(SWEEP_MAX)) {
             if let Some(view) = self.counters.view(row) {
                 self.note_unsent(row, &view, now);
             }

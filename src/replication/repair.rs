@@ -67,7 +67,7 @@ impl Replication {
             live.choose_multiple(&mut self.rng, most)
         };
         for peer in peers {
-            self.send_digest(peer, true, now);
+            self.send_digest(peer, self.leaving, now);
         }
     }
 
