@@ -1,5 +1,12 @@
 //! What is counted: identities, and the hashes that stand for them on the wire.
 
+use std::fmt;
+use std::hash::Hasher as _;
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher24 as RuleHasher;
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
 use super::window::Window;
 
 /// Names one (rule, window length) pair: the stable hash of the rule's name, what it counts by and the
@@ -27,7 +34,7 @@ pub struct RowKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity<'a> {
     /// A client address. IPv4-mapped IPv6 equals IPv4.
-    Ip(std::net::IpAddr),
+    Ip(IpAddr),
     /// The value of the header the rule names.
     Header(&'a [u8]),
     /// A request path.
@@ -43,5 +50,143 @@ pub enum Identity<'a> {
 /// Turns identities into [`KeyHash`]es under the cluster's identity key.
 #[derive(Clone)]
 pub struct IdentityHasher {
-    _key: [u8; 16],
+    keyed: SipHasher24,
+}
+
+/// The key of hashes that hide nothing and need only be the same everywhere, in every version.
+const PUBLIC_KEY: &[u8; 16] = b"weir public hash";
+
+impl RuleId {
+    /// The id of a rule over one period, from the texts that identify it. Each is hashed with its
+    /// length, so that no two triples run together.
+    pub(super) fn new(name: &str, count_by: &str, period: &str) -> Self {
+        let mut hasher = RuleHasher::new_with_key(PUBLIC_KEY);
+        for text in [name, count_by, period] {
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text.as_bytes());
+        }
+        Self(hasher.finish())
+    }
+
+    /// What spreads the keys of one (rule, window) over the counter table.
+    pub(super) fn salt(self, window: Window) -> u128 {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&window.start.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&window.end.0.to_le_bytes());
+        SipHasher24::new_with_key(PUBLIC_KEY).hash(&bytes).as_u128()
+    }
+}
+
+impl IdentityHasher {
+    /// A hasher under the cluster's identity key.
+    #[must_use]
+    pub fn new(key: [u8; 16]) -> Self {
+        Self {
+            keyed: SipHasher24::new_with_key(&key),
+        }
+    }
+
+    /// The hash that stands for `identity` (SipHash-2-4 with 128 bits of output). Identities of
+    /// different kinds never share a hash, even of equal text.
+    #[must_use]
+    pub fn hash(&self, identity: &Identity<'_>) -> KeyHash {
+        match identity {
+            Identity::Ip(address) => match address.to_canonical() {
+                IpAddr::V4(v4) => self.tagged(1, &v4.octets()),
+                IpAddr::V6(v6) => self.tagged(2, &v6.octets()),
+            },
+            Identity::Header(value) => self.tagged(3, value),
+            Identity::Path(path) => self.tagged(4, path.as_bytes()),
+            Identity::Route(name) => self.tagged(5, name.as_bytes()),
+            Identity::Upstream(name) => self.tagged(6, name.as_bytes()),
+            Identity::All => self.tagged(7, &[]),
+        }
+    }
+
+    fn tagged(&self, kind: u8, bytes: &[u8]) -> KeyHash {
+        let mut hasher = self.keyed;
+        hasher.write(&[kind]);
+        hasher.write(bytes);
+        KeyHash(hasher.finish128().as_u128())
+    }
+}
+
+/// The key never shows in a log.
+impl fmt::Debug for IdentityHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdentityHasher")
+    }
+}
+
+/// As the operator sees it. Not escaped: see [`super::KeyNames`].
+impl fmt::Display for Identity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{}", address.to_canonical()),
+            Self::Header(value) => f.write_str(&String::from_utf8_lossy(value)),
+            Self::Path(text) => f.write_str(text),
+            Self::Route(name) => write!(f, "route {name}"),
+            Self::Upstream(name) => write!(f, "upstream {name}"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_client_in_both_of_its_spellings() {
+        let hasher = IdentityHasher::new([7; 16]);
+        let hash = |text: &str| hasher.hash(&Identity::Ip(text.parse().unwrap()));
+        assert_eq!(hash("::ffff:192.0.2.1"), hash("192.0.2.1"));
+        assert_ne!(hash("::192.0.2.1"), hash("192.0.2.1"));
+    }
+
+    #[test]
+    fn equal_texts_of_different_kinds_are_different_keys_and_depend_on_the_secret() {
+        let kinds = |key| {
+            let hasher = IdentityHasher::new(key);
+            [
+                Identity::Header(b"all"),
+                Identity::Path("all"),
+                Identity::Route("all"),
+                Identity::Upstream("all"),
+                Identity::All,
+            ]
+            .map(|identity| hasher.hash(&identity))
+        };
+        let all: HashSet<_> = kinds([0; 16]).into_iter().chain(kinds([1; 16])).collect();
+        assert_eq!(all.len(), 10);
+    }
+
+    #[test]
+    fn hashes_are_the_same_in_every_build() {
+        // Nodes of different versions count together only while these stand.
+        let hasher = IdentityHasher::new(*b"0123456789abcdef");
+        let address = hasher.hash(&Identity::Ip("192.0.2.1".parse().unwrap()));
+        let reference = SipHasher24::new_with_key(b"0123456789abcdef").hash(&[1, 192, 0, 2, 1]);
+        assert_eq!(address.0, reference.as_u128());
+        assert_ne!(RuleId::new("ab", "c", "d"), RuleId::new("a", "bc", "d"));
+        assert_eq!(
+            RuleId::new("per-client", "ip", "minute").to_string(),
+            "RULE_ID_PIN"
+        );
+    }
 }

@@ -137,8 +137,8 @@ pub struct Rule {
 impl Rule {
     /// The identity of this rule's counters over `period`.
     #[must_use]
-    pub fn id(&self, _period: Period) -> RuleId {
-        todo!("limit helper")
+    pub fn id(&self, period: Period) -> RuleId {
+        RuleId::new(&self.name, &self.count_by.to_string(), &period.to_string())
     }
 }
 
@@ -150,16 +150,60 @@ pub struct RuleError(pub String);
 impl FromStr for WindowLimit {
     type Err = RuleError;
     /// Reads `5/minute`, `100/10s`, `1000/hour`, `20/1m30s`.
-    fn from_str(_text: &str) -> Result<Self, RuleError> {
-        todo!("limit helper")
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let (hits, period) = text.split_once('/').ok_or_else(|| {
+            RuleError(format!(
+                "`{text}` is no limit: expected HITS/PERIOD such as `5/minute` or `100/10s`"
+            ))
+        })?;
+        let digits = !hits.is_empty() && hits.bytes().all(|b| b.is_ascii_digit());
+        let limit = digits
+            .then(|| hits.parse().ok())
+            .flatten()
+            .and_then(Limit::try_new);
+        let limit = limit.ok_or_else(|| {
+            let max = Limit::MAX;
+            RuleError(format!(
+                "`{hits}` in `{text}` is no limit: expected a whole number from 1 to {max}"
+            ))
+        })?;
+        Ok(Self {
+            limit,
+            period: period.parse()?,
+        })
+    }
+}
+
+/// As [`WindowLimit::from_str`] reads it.
+impl fmt::Display for WindowLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.limit.hits(), self.period)
     }
 }
 
 impl FromStr for CountBy {
     type Err = RuleError;
     /// Reads `ip`, `header:NAME`, `path`, `route`, `upstream`, `all`.
-    fn from_str(_text: &str) -> Result<Self, RuleError> {
-        todo!("limit helper")
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        if let Some(name) = text.strip_prefix("header:") {
+            return HeaderName::from_str(name)
+                .map(Self::Header)
+                .map_err(|_| RuleError(format!("`{name}` in `{text}` is no header name")));
+        }
+        let plain = [Self::Ip, Self::Path, Self::Route, Self::Upstream, Self::All];
+        let known = plain.iter().find(|count_by| count_by.to_string() == text);
+        known.cloned().ok_or_else(|| {
+            let names = ["ip", "header:NAME", "path", "route", "upstream", "all"];
+            let nearest = names.iter().max_by(|a, b| {
+                let likeness = |name: &str| strsim::jaro_winkler(&text.to_ascii_lowercase(), name);
+                likeness(a).total_cmp(&likeness(b))
+            });
+            let nearest = nearest.filter(|name| strsim::jaro_winkler(&text.to_ascii_lowercase(), name) > 0.7);
+            let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+            RuleError(format!(
+                "cannot count by `{text}`: expected `ip`, `header:NAME`, `path`, `route`, `upstream` or `all`{hint}"
+            ))
+        })
     }
 }
 
@@ -182,5 +226,82 @@ impl fmt::Display for SyncMode {
             Self::Local => "local",
             Self::Gossip => "gossip",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_read_back_from_their_text_and_nonsense_is_refused() {
+        for text in [
+            "5/minute",
+            "1/second",
+            "100/10s",
+            "20/1m30s",
+            "1000000000000/year",
+            "7/100ms",
+        ] {
+            assert_eq!(text.parse::<WindowLimit>().unwrap().to_string(), text);
+        }
+        assert_eq!("5/60s".parse::<WindowLimit>(), "5/minute".parse());
+        for text in [
+            "",
+            "5",
+            "/minute",
+            "5/",
+            "0/minute",
+            "-1/minute",
+            "+5/minute",
+            "1000000000001/day",
+            "5/minutes",
+            "5/min",
+            "5 / minute",
+            "5/minute/2",
+        ] {
+            text.parse::<WindowLimit>().expect_err(text);
+        }
+    }
+
+    #[test]
+    fn what_a_rule_counts_by_reads_back_from_its_text() {
+        for text in ["ip", "header:x-api-key", "path", "route", "upstream", "all"] {
+            assert_eq!(text.parse::<CountBy>().unwrap().to_string(), text);
+        }
+        assert_eq!("header:X-API-Key".parse::<CountBy>(), "header:x-api-key".parse());
+        let error = "upsteram".parse::<CountBy>().unwrap_err();
+        assert!(error.0.ends_with("did you mean `upstream`?"), "{error}");
+        for text in ["header:", "header:a b", "IP", "", "header"] {
+            text.parse::<CountBy>().expect_err(text);
+        }
+    }
+
+    #[test]
+    fn the_identity_of_a_rule_is_not_its_limit_scope_or_mode() {
+        let rule = Rule {
+            name: "a".into(),
+            scope: RuleScope::Everything,
+            count_by: CountBy::Ip,
+            windows: SmallVec::new(),
+            hits: Hits::ONE,
+            mode: None,
+        };
+        let changed = Rule {
+            mode: Some(SyncMode::Local),
+            hits: Hits(2),
+            scope: RuleScope::Route("r".into()),
+            ..rule.clone()
+        };
+        assert_eq!(rule.id(Period::Minute), changed.id(Period::Minute));
+        assert_ne!(rule.id(Period::Minute), rule.id(Period::Hour));
+        assert_ne!(
+            rule.id(Period::Minute),
+            Rule {
+                count_by: CountBy::Path,
+                ..rule.clone()
+            }
+            .id(Period::Minute)
+        );
     }
 }

@@ -30,9 +30,10 @@ impl Significance {
     /// Whether `unsent` hits are due: to be sent at the decision rather than at the next tick.
     #[must_use]
     pub fn is_due(self, unsent: u64, remaining: u64, replicas: u32) -> bool {
+        // `unsent ≥ ⌊scaled / divisor⌋`, without the division, which costs more than the whole decision.
         let scaled = u128::from(remaining) * u128::from(self.alpha_permille);
-        let threshold = scaled / (1000 * u128::from(replicas.max(1)));
-        u128::from(unsent) >= threshold.max(1)
+        let divisor = 1000 * u128::from(replicas.max(1));
+        unsent >= 1 && (u128::from(unsent) + 1) * divisor > scaled
     }
 
     /// Whether a row of `own` hits under `limit` cannot matter yet and may stay unsent: it is below

@@ -1,0 +1,368 @@
+//! Making, finding and evicting rows.
+//!
+//! # Why a key never has two live rows
+//! A thread that makes a row enters it in the index as *pending*, then scans the key's buckets for
+//! twins, and brings the row to life only after a scan without any. Let X and Y be two entries of one
+//! key, X at the lower position, and suppose both were confirmed with neither removed in between. Both
+//! threads stored their entry and then scanned (all SeqCst), so at least one saw the other's entry.
+//! - Y saw X: pending at a lower position or confirmed, and Y withdraws either way. So it was X that saw
+//!   Y, and Y's scan came first.
+//! - X waits while Y is pending, and scans again. Y, confirmed, makes X withdraw.
+//!
+//! So one of them withdrew. A thread waits only for twins at higher positions, so of all that wait, the
+//! one for the highest can go on; and a lookup waits only for threads that enter or remove its key.
+//! Neither can be held up by the gossip thread for longer than it takes to make or evict one row.
+//!
+//! # Why a row that reappears starts no lower than it ended
+//! An evicted row is sealed, then its group's floor is raised, then its entry is cleared. A newcomer
+//! reads the floor after a scan that found no entry of its key; that scan read the clearing store or a
+//! later one, so the floor it reads has been raised.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+
+use arc_swap::Guard;
+
+use super::group::{Claim, Group};
+use super::index::{Place, Position};
+use super::slot::{Counts, State};
+use super::{Counters, RowRef};
+use crate::limit::time::UnixMillis;
+
+/// A live row, as it was when it was found.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::limit) struct Located {
+    pub(in crate::limit) slot: u32,
+    pub(in crate::limit) created: bool,
+}
+
+/// Why no row was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::limit) enum Refusal {
+    /// The group ended and was closed: resolve it anew.
+    GroupClosed,
+    /// No room, and nothing that may be evicted.
+    Full,
+}
+
+/// Something that could make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Victim {
+    /// Rows of ended windows go first, then the smallest count.
+    rank: (bool, u64),
+    slot: u32,
+}
+
+/// Rounds of a race that others win before a newcomer is refused.
+const ROUNDS_MAX: u32 = 64;
+/// Slots looked at for a victim beside those of the key's own buckets: the smallest of that many is
+/// among the smallest 6 % of the table at the median.
+const SAMPLE: u32 = 16;
+
+impl Counters {
+    /// The live row of `fingerprint`.
+    #[inline]
+    pub(super) fn locate(&self, place: Place, fingerprint: u128) -> Option<(u32, State)> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.probe(place, fingerprint) {
+                Probe::Live(slot, state) => return Some((slot, state)),
+                Probe::Absent => return None,
+                Probe::Busy => backoff.wait(),
+            }
+        }
+    }
+
+    #[inline]
+    fn probe(&self, place: Place, fingerprint: u128) -> Probe {
+        for (_, entry) in self.index.candidates(place) {
+            let slot = &self.slots[entry.slot() as usize];
+            let state = slot.state();
+            if !slot.matches(fingerprint) {
+                continue;
+            }
+            // Pending, or sealed and about to be cleared.
+            if entry.is_pending() || !state.is_live() {
+                return Probe::Busy;
+            }
+            return Probe::Live(entry.slot(), state);
+        }
+        Probe::Absent
+    }
+
+    /// The live row of `fingerprint` in `group`, made if need be. `now` says which windows have ended.
+    #[inline]
+    pub(in crate::limit) fn locate_or_insert(
+        &self,
+        group: &Group,
+        fingerprint: u128,
+        claim: Claim,
+        now: UnixMillis,
+    ) -> Result<Located, Refusal> {
+        let place = self.index.place(fingerprint);
+        match self.locate(place, fingerprint) {
+            Some((slot, _)) => Ok(Located { slot, created: false }),
+            None => self.insert(group, place, fingerprint, claim, now),
+        }
+    }
+
+    #[cold]
+    fn insert(
+        &self,
+        group: &Group,
+        place: Place,
+        fingerprint: u128,
+        claim: Claim,
+        now: UnixMillis,
+    ) -> Result<Located, Refusal> {
+        for _ in 0..ROUNDS_MAX {
+            if let Some((slot, _)) = self.locate(place, fingerprint) {
+                return Ok(Located { slot, created: false });
+            }
+            if !group.admit_row() {
+                return Err(Refusal::GroupClosed);
+            }
+            let Some(slot) = self.vacate(place, claim, now) else {
+                group.drop_row();
+                break;
+            };
+            self.slots[slot as usize].furnish(fingerprint, group.index());
+            let position = self.enter(place, slot, claim, now);
+            if let Some(position) = position
+                && self.outlives_twins(place, fingerprint, position)
+            {
+                let floor = group.floor();
+                self.slots[slot as usize].publish(floor.own, floor.peers);
+                self.index.confirm(position, place, slot);
+                self.live.fetch_add(1, Relaxed);
+                return Ok(Located { slot, created: true });
+            }
+            if let Some(position) = position {
+                self.index.clear(position);
+            }
+            self.free.push(slot);
+            group.drop_row();
+            if position.is_none() {
+                break;
+            }
+        }
+        self.refused.fetch_add(1, Relaxed);
+        Err(Refusal::Full)
+    }
+
+    /// Whether the pending entry at `mine` may be confirmed: see the head of this file.
+    fn outlives_twins(&self, place: Place, fingerprint: u128, mine: Position) -> bool {
+        let mut backoff = Backoff::default();
+        'scan: loop {
+            for (position, entry) in self.index.candidates(place) {
+                if position == mine {
+                    continue;
+                }
+                let slot = &self.slots[entry.slot() as usize];
+                let state = slot.state();
+                if !slot.matches(fingerprint) {
+                    continue;
+                }
+                if !entry.is_pending() && state.is_live() || entry.is_pending() && position < mine {
+                    return false;
+                }
+                backoff.wait();
+                continue 'scan;
+            }
+            return true;
+        }
+    }
+
+    /// A slot of no row: a free one, a fresh one, or that of an evicted row.
+    fn vacate(&self, place: Place, claim: Claim, now: UnixMillis) -> Option<u32> {
+        let most = self.capacity();
+        let fresh = |touched: u32| (touched < most).then(|| touched + 1);
+        let unused = self
+            .free
+            .pop()
+            .or_else(|| self.touched.fetch_update(SeqCst, SeqCst, fresh).ok());
+        if unused.is_some() {
+            return unused;
+        }
+        for _ in 0..ROUNDS_MAX {
+            let victim = match self.victim_of(self.in_buckets(place), claim, now) {
+                Some(victim) if !victim.rank.0 => Some(victim),
+                near => near
+                    .into_iter()
+                    .chain(self.victim_of(self.sample(), claim, now))
+                    .min(),
+            };
+            if self.evict(victim?.slot, claim, now) {
+                return victim.map(|victim| victim.slot);
+            }
+        }
+        None
+    }
+
+    /// Enters `slot`, evicting a row of its buckets where both are full.
+    fn enter(&self, place: Place, slot: u32, claim: Claim, now: UnixMillis) -> Option<Position> {
+        for _ in 0..ROUNDS_MAX {
+            let position = self.index.enter(place, slot);
+            if position.is_some() {
+                return position;
+            }
+            let victim = self.victim_of(self.in_buckets(place), claim, now)?;
+            if self.evict(victim.slot, claim, now) {
+                self.free.push(victim.slot);
+            }
+        }
+        None
+    }
+
+    fn in_buckets(&self, place: Place) -> impl Iterator<Item = u32> + '_ {
+        let entries = self.index.entries(place).map(|(_, entry)| entry);
+        entries
+            .filter(|entry| !entry.is_vacant() && !entry.is_pending())
+            .map(super::index::Entry::slot)
+    }
+
+    fn sample(&self) -> impl Iterator<Item = u32> + use<> {
+        let used = self.touched.load(SeqCst);
+        let start = self.sample_cursor.fetch_add(SAMPLE, Relaxed);
+        (0..SAMPLE.min(used)).map(move |step| start.wrapping_add(step) % used)
+    }
+
+    fn victim_of(&self, slots: impl Iterator<Item = u32>, claim: Claim, now: UnixMillis) -> Option<Victim> {
+        slots
+            .filter_map(|slot| self.assess(slot, claim, now).map(|row| row.victim))
+            .min()
+    }
+
+    /// The row in `slot` as a victim, if there is a live one that `claim` may evict.
+    fn assess(&self, slot: u32, claim: Claim, now: UnixMillis) -> Option<Assessed> {
+        let row = &self.slots[slot as usize];
+        let state = row.state();
+        if !state.is_live() || state.pending() > 0 {
+            return None;
+        }
+        let counts = row.counts(state);
+        let group = self.groups.at(row.group());
+        if !row.still(state) {
+            return None;
+        }
+        let running = group.as_ref()?.window.end > now;
+        // What this node admitted must not be forgotten for what a peer says.
+        let spared = claim == Claim::Peer && running && counts.own > 0;
+        let victim = Victim {
+            rank: (running, counts.total()),
+            slot,
+        };
+        (!spared).then_some(Assessed { victim, state, group })
+    }
+
+    /// Evicts the row in `slot`; false when it changed meanwhile. Its slot is the caller's then.
+    fn evict(&self, slot: u32, claim: Claim, now: UnixMillis) -> bool {
+        let Some(Assessed { state, group, .. }) = self.assess(slot, claim, now) else {
+            return false;
+        };
+        let evicted = group
+            .as_ref()
+            .is_some_and(|group| self.remove(slot, state, group, true));
+        if evicted {
+            self.evicted.fetch_add(1, Relaxed);
+        }
+        evicted
+    }
+
+    /// Ends the tenancy of `slot` known by `state`, of a row of `group`; false when it changed meanwhile.
+    /// The slot is the caller's then.
+    pub(super) fn remove(&self, slot: u32, state: State, group: &Group, raise_floor: bool) -> bool {
+        let row = &self.slots[slot as usize];
+        let fingerprint = row.fingerprint();
+        let place = self.index.place(fingerprint);
+        // Found between reading `state` and the seal, which fails unless the tenancy spans both: so it is
+        // this row's entry, and confirmed, and nobody but whoever seals the row clears it.
+        let Some(position) = self.index.position_of(place, slot) else {
+            return false;
+        };
+        let counts = row.counts(state);
+        if !row.seal(state) {
+            return false;
+        }
+        if raise_floor {
+            group.raise_floor(counts);
+        }
+        self.index.clear(position);
+        self.live.fetch_sub(1, Relaxed);
+        group.drop_row();
+        true
+    }
+
+    /// Forgets rows among the next `slots_max` slots whose windows ended by `ended_before`. Answers
+    /// how many. For a caller that comes back regularly; each call goes on where the last one stopped.
+    pub fn sweep_ended(&self, ended_before: UnixMillis, slots_max: u32) -> u32 {
+        let used = self.touched.load(SeqCst);
+        let steps = slots_max.min(used);
+        let start = self.sweep_cursor.fetch_add(steps, Relaxed);
+        let mut swept = 0;
+        for index in (0..steps).map(|step| start.wrapping_add(step) % used) {
+            if let Some(Assessed { victim, state, group }) = self.assess(index, Claim::Request, ended_before)
+                && !victim.rank.0
+                && let Some(group) = group.as_ref()
+                && self.remove(index, state, group, false)
+            {
+                self.free.push(index);
+                swept += 1;
+            }
+        }
+        swept
+    }
+
+    /// The reference to the row that `state` was read from, if it still is the tenant of `slot`.
+    pub(super) fn reference(&self, slot: u32, state: State) -> Option<RowRef> {
+        let row = &self.slots[slot as usize];
+        let epoch = row.epoch();
+        row.still(state).then_some(RowRef { slot, epoch })
+    }
+
+    /// The time that gossip evicts by: the latest that a decision brought a new key at.
+    pub(super) fn note_time(&self, now: UnixMillis) {
+        self.latest.store(now.0, Release);
+    }
+
+    /// The counts of the row of `fingerprint`, or those it would start with.
+    pub(in crate::limit) fn peek(&self, group: &Group, fingerprint: u128) -> Counts {
+        let place = self.index.place(fingerprint);
+        while let Some((slot, state)) = self.locate(place, fingerprint) {
+            let counts = self.slots[slot as usize].counts(state);
+            if self.slots[slot as usize].still(state) {
+                return counts;
+            }
+        }
+        group.floor()
+    }
+}
+
+/// A row that may be evicted, and its group (always there).
+struct Assessed {
+    victim: Victim,
+    state: State,
+    group: Guard<Option<Arc<Group>>>,
+}
+
+enum Probe {
+    Live(u32, State),
+    Busy,
+    Absent,
+}
+
+/// Waits a little longer each time, and lets other threads run once that is cheaper than spinning.
+#[derive(Default)]
+pub(in crate::limit) struct Backoff(u32);
+
+impl Backoff {
+    pub(in crate::limit) fn wait(&mut self) {
+        const SPINS_MAX: u32 = 6;
+        if self.0 > SPINS_MAX {
+            std::thread::yield_now();
+            return;
+        }
+        (0..1 << self.0).for_each(|_| std::hint::spin_loop());
+        self.0 += 1;
+    }
+}

@@ -1,0 +1,386 @@
+//! The counters: one fixed-size, lock-free table of rows that request threads and the gossip thread share.
+//!
+//! Owns every count of this node. A row is one slot (a cache line, `slot.rs`); the index finds it by its
+//! fingerprint (`index.rs`); `insert.rs` makes and evicts rows; rows of one (rule, window) form a group
+//! (`group.rs`); changed rows wait for replication in a list (`changed.rs`). Promises that memory is
+//! bounded by the capacity, that a key has one row at most, and that nobody waits for a lock.
+
+mod changed;
+mod group;
+mod index;
+mod insert;
+mod slab;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use arc_swap::ArcSwap;
+use crossbeam_queue::SegQueue;
+
+use self::changed::Changed;
+use self::group::Groups;
+pub(super) use self::group::{Claim, Group};
+use self::index::Index;
+pub(super) use self::insert::{Backoff, Located, Refusal};
+use self::slab::Slab;
+pub(super) use self::slot::{Ask, Counts, Offer, Taking};
+use self::slot::{Slot, State};
+use super::key::{RowKey, RuleId};
+use super::rule::{Hits, SyncMode};
+use super::time::UnixMillis;
+use super::window::Window;
+
+/// Names a row for as long as it lives: a slot of the table and the epoch of its present tenant. Once
+/// the row is evicted or forgotten, every use of the reference answers `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowRef {
+    /// Index of the slot; below [`Counters::capacity`].
+    pub slot: u32,
+    /// Counts the tenants of the slot.
+    pub epoch: u32,
+}
+
+/// A snapshot of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowView {
+    /// Which counter this is.
+    pub key: RowKey,
+    /// Hits admitted by this node: monotone while the row lives.
+    pub own: u64,
+    /// Cached sum of the peers' rows, as last stored by replication.
+    pub peers: u64,
+    /// Own hits already released to peers, as last stored by replication.
+    pub published: u64,
+    /// The limit in force; `None` when this node has no such rule.
+    pub limit: Option<u64>,
+    /// Whether the row is to be replicated now: its rule is in gossip mode, or unknown here.
+    pub replicated: bool,
+}
+
+/// The table is at its bound and nothing in reach may be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the counter table is full")]
+pub struct TableFull;
+
+/// Totals of the table, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CounterStats {
+    /// Rows that live now.
+    pub live: u32,
+    /// (rule, window) pairs that are known now.
+    pub groups: u32,
+    /// Rows evicted at the bound since start: their keys may be denied a little early.
+    pub evicted: u64,
+    /// New rows refused at the bound since start.
+    pub refused: u64,
+}
+
+/// What a rule of this node says about the rows of one period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub(super) limit: u64,
+    pub(super) mode: SyncMode,
+}
+
+/// The table of rows.
+pub struct Counters {
+    slots: Slab<Slot>,
+    index: Index,
+    groups: Groups,
+    policies: ArcSwap<HashMap<RuleId, Policy>>,
+    changed: Changed,
+    /// Slots that had a tenant and have none, oldest first.
+    free: SegQueue<u32>,
+    /// Slots that ever had a tenant: all below this.
+    touched: AtomicU32,
+    live: AtomicU32,
+    evicted: AtomicU64,
+    refused: AtomicU64,
+    sample_cursor: AtomicU32,
+    sweep_cursor: AtomicU32,
+    latest: AtomicU64,
+}
+
+/// Most rows of a table: what an index entry can name, with a bit to spare.
+const ROWS_MAX: u32 = 1 << 30;
+/// Rows are forgotten by replication when peers can no longer speak of them; where it does not (in local
+/// mode, or without peers), by a sweep this long after their window ended.
+const SWEEP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Slots swept for each new window: some 10 µs, and the whole of a million rows in 512 windows.
+const SWEEP_SLOTS: u32 = 2048;
+
+/// The side of the table that replication uses. Called from one thread at a time; none of these block a
+/// request thread.
+impl Counters {
+    /// Most rows the table holds.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("made from a u32")
+    }
+
+    /// The next row whose own count changed since it was last taken; each changed row is handed out once.
+    pub fn take_changed(&self) -> Option<RowRef> {
+        while let Some(slot) = self.changed.pop(&self.slots) {
+            let state = self.slots[slot as usize].state();
+            let row = self.reference(slot, state);
+            // Its row is gone: whoever makes the next one there announces it anew.
+            if row.is_some() {
+                return row;
+            }
+        }
+        None
+    }
+
+    /// Hands out every live row with unpublished hits once more through [`Counters::take_changed`]: after
+    /// the mode changed.
+    pub fn mark_all_changed(&self) {
+        for slot in 0..self.touched.load(SeqCst) {
+            let row = &self.slots[slot as usize];
+            let state = row.state();
+            if state.is_live() && state.own() > row.counts(state).published {
+                self.changed.push(&self.slots, slot);
+            }
+        }
+    }
+
+    /// A snapshot of `row`, or `None` once it is gone.
+    #[must_use]
+    pub fn view(&self, row: RowRef) -> Option<RowView> {
+        let (slot, state) = self.tenant(row)?;
+        let counts = slot.counts(state);
+        let fingerprint = slot.fingerprint();
+        let group = self.groups.at(slot.group());
+        if !slot.still(state) {
+            return None;
+        }
+        let group = group.as_ref()?;
+        let policy = self.policies.load().get(&group.rule).copied();
+        Some(RowView {
+            key: RowKey {
+                rule: group.rule,
+                window: group.window,
+                key: group.key_of(fingerprint),
+            },
+            own: counts.own,
+            peers: counts.peers,
+            published: counts.published,
+            limit: policy.map(|policy| policy.limit),
+            replicated: policy.is_none_or(|policy| policy.mode == SyncMode::Gossip),
+        })
+    }
+
+    /// The window of `row`: cheaper than [`Counters::view`].
+    #[must_use]
+    pub fn window_of(&self, row: RowRef) -> Option<Window> {
+        let (slot, state) = self.tenant(row)?;
+        let group = self.groups.at(slot.group());
+        slot.still(state)
+            .then(|| group.as_ref().map(|group| group.window))
+            .flatten()
+    }
+
+    /// The live row of `key`.
+    #[must_use]
+    pub fn find(&self, key: &RowKey) -> Option<RowRef> {
+        let fingerprint = self.groups.find(key.rule, key.window)?.fingerprint(key.key);
+        let place = self.index.place(fingerprint);
+        while let Some((slot, state)) = self.locate(place, fingerprint) {
+            let row = self.reference(slot, state);
+            if row.is_some() {
+                return row;
+            }
+        }
+        None
+    }
+
+    /// The live row of `key`, made if need be. A row that peers know of may evict none that this node
+    /// has admitted hits for in a running window: it is refused instead.
+    ///
+    /// # Errors
+    /// [`TableFull`] when there is no room; nothing changed.
+    pub fn find_or_insert(&self, key: &RowKey) -> Result<RowRef, TableFull> {
+        // A node without traffic learns from its peers' rows how late it is: a window that is told of has
+        // begun (replication refuses those further ahead than clocks may differ).
+        let start = key.window.start;
+        let now = start.max(UnixMillis(self.latest.fetch_max(start.0, AcqRel)));
+        for _ in 0..ATTEMPTS_MAX {
+            let group = self
+                .group(key.rule, key.window, Claim::Peer, now)
+                .ok_or(TableFull)?;
+            let fingerprint = group.fingerprint(key.key);
+            match self.locate_or_insert(&group, fingerprint, Claim::Peer, now) {
+                Ok(located) => {
+                    let state = self.slots[located.slot as usize].state();
+                    let row = self.reference(located.slot, state);
+                    // Evicted and let again in between: look once more.
+                    if self.slots[located.slot as usize].matches(fingerprint)
+                        && let Some(row) = row
+                    {
+                        return Ok(row);
+                    }
+                }
+                Err(Refusal::GroupClosed) => {}
+                Err(Refusal::Full) => return Err(TableFull),
+            }
+        }
+        Err(TableFull)
+    }
+
+    /// Stores the sum of the peers' rows, which decisions add to the own count. Never lowers it.
+    pub fn store_peers(&self, row: RowRef, sum: u64) {
+        if let Some((slot, _)) = self.tenant(row) {
+            slot.raise_peers(row.epoch, sum);
+        }
+    }
+
+    /// Records that peers have been told of `own` hits. Never lowers it.
+    pub fn store_published(&self, row: RowRef, own: u64) {
+        if let Some((slot, _)) = self.tenant(row) {
+            slot.raise_published(row.epoch, own);
+        }
+    }
+
+    /// Frees the row: its window has ended, with grace. A row that a decision is just counting in stays.
+    pub fn forget(&self, row: RowRef) {
+        while let Some((slot, state)) = self.tenant(row) {
+            let group = self.groups.at(slot.group());
+            if state.pending() > 0 || !slot.still(state) {
+                return;
+            }
+            let Some(group) = group.as_ref() else { return };
+            if self.remove(row.slot, state, group, false) {
+                self.free.push(row.slot);
+                return;
+            }
+        }
+    }
+
+    /// Rows that live now.
+    #[must_use]
+    pub fn live_rows(&self) -> u32 {
+        self.live.load(Relaxed)
+    }
+
+    /// Totals for metrics.
+    #[must_use]
+    pub fn stats(&self) -> CounterStats {
+        CounterStats {
+            live: self.live_rows(),
+            groups: self.groups.len(),
+            evicted: self.evicted.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+        }
+    }
+
+    /// Shows every live row to `visit`, in no particular order. Rows made meanwhile may be missing.
+    pub fn for_each_live(&self, mut visit: impl FnMut(RowRef, RowView)) {
+        for slot in 0..self.touched.load(SeqCst) {
+            let state = self.slots[slot as usize].state();
+            if let Some(row) = self.reference(slot, state)
+                && let Some(view) = self.view(row)
+            {
+                visit(row, view);
+            }
+        }
+    }
+
+    fn tenant(&self, row: RowRef) -> Option<(&Slot, State)> {
+        let slot = self.slots.get(row.slot as usize)?;
+        let state = slot.state();
+        (state.is_live() && slot.epoch() == row.epoch).then_some((slot, state))
+    }
+}
+
+/// Times that a row may vanish under a thread that looks for it before the thread gives up.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// The side that decisions use.
+impl Counters {
+    /// A table of `rows` rows, at least 64 so that one decision's rows never crowd each other out.
+    pub(super) fn new(rows: u32) -> Self {
+        let rows = rows.clamp(64, ROWS_MAX);
+        Self {
+            slots: Slab::new(rows as usize),
+            index: Index::new(rows),
+            groups: Groups::new(),
+            policies: ArcSwap::default(),
+            changed: Changed::new(),
+            free: SegQueue::new(),
+            touched: AtomicU32::new(0),
+            live: AtomicU32::new(0),
+            evicted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            sample_cursor: AtomicU32::new(0),
+            sweep_cursor: AtomicU32::new(0),
+            latest: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn set_policies(&self, policies: HashMap<RuleId, Policy>) {
+        self.policies.store(Arc::new(policies));
+    }
+
+    /// The group of (rule, window), made if need be; a new window pays for forgetting old ones. `None`
+    /// at the bound of groups.
+    pub(super) fn group(
+        &self,
+        rule: RuleId,
+        window: Window,
+        claim: Claim,
+        now: UnixMillis,
+    ) -> Option<Arc<Group>> {
+        if let Some(group) = self.groups.find(rule, window) {
+            return Some(group);
+        }
+        if claim == Claim::Peer {
+            return self.groups.find_or_insert(rule, window, claim, now);
+        }
+        self.note_time(now);
+        self.sweep_ended(now.minus(SWEEP_GRACE), SWEEP_SLOTS);
+        self.groups.find_or_insert(rule, window, claim, now).or_else(|| {
+            self.sweep_ended(now, u32::MAX);
+            self.groups.purge_all(now);
+            self.groups.find_or_insert(rule, window, claim, now)
+        })
+    }
+
+    /// Offers hits to the row of `ask` in `group`, made if need be.
+    #[inline]
+    pub(super) fn offer(
+        &self,
+        group: &Group,
+        ask: &Ask,
+        taking: Taking,
+        now: UnixMillis,
+    ) -> Result<(Located, Offer), Refusal> {
+        for _ in 0..ATTEMPTS_MAX {
+            let located = self.locate_or_insert(group, ask.fingerprint, Claim::Request, now)?;
+            let offer = self.slots[located.slot as usize].offer(ask, taking);
+            if offer != Offer::Gone {
+                return Ok((located, offer));
+            }
+        }
+        Err(Refusal::Full)
+    }
+
+    /// Counts what [`Taking::Reserve`] reserved in `slot`.
+    pub(super) fn commit(&self, slot: u32, hits: Hits) -> Counts {
+        self.slots[slot as usize].commit(hits)
+    }
+
+    /// Gives back what [`Taking::Reserve`] reserved in `slot`.
+    pub(super) fn release(&self, slot: u32, hits: Hits) {
+        self.slots[slot as usize].release(hits);
+    }
+
+    /// Hands `slot` to replication.
+    #[inline]
+    pub(super) fn mark_changed(&self, slot: u32) {
+        self.changed.push(&self.slots, slot);
+    }
+}

@@ -1,0 +1,85 @@
+//! One large zeroed array whose pages cost nothing until they are touched.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+/// A type for which all-zero bytes are a valid value, and which needs no drop.
+///
+/// # Safety
+/// Both must hold.
+#[expect(unsafe_code, reason = "the promise that the allocation below rests on")]
+pub(super) unsafe trait Zeroable: Sync + Send {}
+
+/// A fixed array of `T`, zero at first. The operating system provides its pages when they are first
+/// touched, so a table sized for a million keys that sees ten thousand occupies what ten thousand need.
+pub(super) struct Slab<T: Zeroable> {
+    base: NonNull<u8>,
+    layout: Layout,
+    first: NonNull<T>,
+    len: usize,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "an aligned, lazily zeroed allocation; std touches every page when over-aligned"
+)]
+impl<T: Zeroable> Slab<T> {
+    /// An array of `len` zero values.
+    pub(super) fn new(len: usize) -> Self {
+        const {
+            assert!(
+                align_of::<T>() >= align_of::<u64>() && size_of::<T>() > 0 && !std::mem::needs_drop::<T>()
+            )
+        };
+        // Asking for the alignment of `u64` and aligning by hand keeps the allocator on `calloc`, which
+        // leaves fresh pages alone; for larger alignments std allocates and then writes zeros.
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_add(align_of::<T>()));
+        let bytes = bytes.expect("a table of at most 2^30 rows of 64 bytes fits the address space");
+        let layout = Layout::from_size_align(bytes, align_of::<u64>()).expect("far below isize::MAX");
+        // SAFETY: `layout` has a non-zero size, since an alignment is added.
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else {
+            handle_alloc_error(layout)
+        };
+        let skip = base.align_offset(align_of::<T>());
+        assert!(skip < align_of::<T>(), "pointers to bytes can always be aligned");
+        // SAFETY: `skip < align_of::<T>()` and the allocation has that many bytes beyond `len` values,
+        // so all of `first[..len]` lies within it.
+        let first = unsafe { base.add(skip) }.cast::<T>();
+        Self {
+            base,
+            layout,
+            first,
+            len,
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "see `Slab::new`")]
+impl<T: Zeroable> Deref for Slab<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `first` is aligned and points to `len` values within one live allocation (see `new`);
+        // zero bytes are valid values of `T` (`Zeroable`); and only shared references are ever made.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+#[expect(unsafe_code, reason = "see `Slab::new`")]
+impl<T: Zeroable> Drop for Slab<T> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this very layout, freed once, and `T` needs no drop.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
+
+// SAFETY: the slab owns its values and gives out shared references only; `T` is `Send` and `Sync`.
+#[expect(unsafe_code, reason = "raw pointers switch the automatic implementation off")]
+unsafe impl<T: Zeroable> Send for Slab<T> {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "raw pointers switch the automatic implementation off")]
+unsafe impl<T: Zeroable> Sync for Slab<T> {}

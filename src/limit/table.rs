@@ -1,0 +1,104 @@
+//! The rules as a decision reads them: ids, limits and header names worked out beforehand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+use smallvec::SmallVec;
+
+use super::counters::{Claim, Counters, Group, Policy};
+use super::headers::HeaderNames;
+use super::key::RuleId;
+use super::rule::{Rule, SyncMode};
+use super::time::UnixMillis;
+use super::window::Period;
+
+/// The rules under one cluster-wide mode. Replaced as a whole.
+pub(super) struct RuleTable {
+    pub(super) rules: Arc<[Rule]>,
+    pub(super) mode: SyncMode,
+    /// Counts the tables: a decision that began under an older one can tell.
+    pub(super) generation: u64,
+    pub(super) header_names: Arc<HeaderNames>,
+    entries: Vec<SmallVec<[WindowEntry; 4]>>,
+}
+
+/// One window of one rule.
+pub(super) struct WindowEntry {
+    pub(super) id: RuleId,
+    pub(super) period: Period,
+    pub(super) limit: u64,
+    /// Whether peers' hits count.
+    pub(super) shared: bool,
+    /// The group of the window in progress, so that neither calendar nor registry is asked each time.
+    current: ArcSwapOption<Group>,
+}
+
+impl RuleTable {
+    pub(super) fn new(rules: Arc<[Rule]>, mode: SyncMode, generation: u64) -> Self {
+        let entries = rules.iter().map(|rule| {
+            let shared = rule.mode.unwrap_or(mode) == SyncMode::Gossip;
+            rule.windows.iter().map(move |window| WindowEntry {
+                id: rule.id(window.period),
+                period: window.period,
+                limit: window.limit.hits(),
+                shared,
+                current: ArcSwapOption::empty(),
+            })
+        });
+        let entries = entries.map(Iterator::collect).collect();
+        let periods = rules
+            .iter()
+            .flat_map(|rule| &rule.windows)
+            .map(|window| window.period);
+        let header_names = Arc::new(HeaderNames::new(periods));
+        Self {
+            rules,
+            mode,
+            generation,
+            header_names,
+            entries,
+        }
+    }
+
+    /// The windows of a rule; none of a rule that a reload removed.
+    #[inline]
+    pub(super) fn windows(&self, rule: usize) -> &[WindowEntry] {
+        self.entries.get(rule).map_or(&[], SmallVec::as_slice)
+    }
+
+    pub(super) fn policies(&self) -> HashMap<RuleId, Policy> {
+        let entries = self.entries.iter().flatten();
+        let mode = |shared| if shared { SyncMode::Gossip } else { SyncMode::Local };
+        entries
+            .map(|entry| {
+                (
+                    entry.id,
+                    Policy {
+                        limit: entry.limit,
+                        mode: mode(entry.shared),
+                    },
+                )
+            })
+            .collect()
+    }
+}
+
+impl WindowEntry {
+    /// The group of the window that contains `now`; `None` at the bound of groups.
+    #[inline]
+    pub(super) fn group_at(&self, counters: &Counters, now: UnixMillis) -> Guard<Option<Arc<Group>>> {
+        let current = self.current.load();
+        match &*current {
+            Some(group) if group.window.contains(now) && !group.is_closed() => current,
+            _ => Guard::from_inner(self.turn(counters, now)),
+        }
+    }
+
+    #[cold]
+    fn turn(&self, counters: &Counters, now: UnixMillis) -> Option<Arc<Group>> {
+        let group = counters.group(self.id, self.period.window_at(now), Claim::Request, now);
+        self.current.store(group.clone());
+        group
+    }
+}
