@@ -3,6 +3,8 @@
 //! The flags of `weir run` stay texts here; [`crate::config`] reads them together with the file, so that
 //! every error of both is reported at once. A flag beats its environment variable, which beats the file.
 
+mod load;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

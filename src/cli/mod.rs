@@ -1,5 +1,6 @@
 //! The commands of the `weir` binary.
 
 pub mod args;
+pub mod check;
 pub mod demo;
 pub mod http;
