@@ -1,0 +1,361 @@
+//! One client connection: which HTTP it speaks, its requests, a tunnel if it becomes one, and its end.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::headers::Peer;
+use super::metrics::Shard;
+use super::service;
+use super::worker::{Registered, Worker};
+use crate::config::ProxyConfig;
+
+/// What a client that speaks HTTP/2 from the start sends first (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Least buffer of an HTTP/1 connection in each direction; hyper's floor is 8 KiB.
+const BUFFER_BYTES_MIN: usize = 64 * 1024;
+/// Most header fields that hyper reads without an allocation.
+const INLINE_HEADERS: usize = 100;
+/// Most concurrent requests of one HTTP/2 connection: the least that RFC 9113 §6.5.2 recommends.
+const STREAMS_MAX: u32 = 100;
+
+/// What the worker tells a connection. Later ones override.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Signal {
+    /// Nothing.
+    Serve,
+    /// Finish what is in flight, then close.
+    Drain,
+    /// Close now: no request for too long.
+    Expire,
+}
+
+/// A client connection, as its requests and its worker see it.
+pub(super) struct Connection {
+    worker: Rc<Worker>,
+    peer: Peer,
+    signal: Cell<Signal>,
+    waker: RefCell<Option<Waker>>,
+    in_flight: Cell<u32>,
+    quiet_since: Cell<u32>,
+    tunnel: RefCell<Option<Tunnel>>,
+}
+
+/// Both ends of a connection that has switched protocols.
+pub(super) struct Tunnel {
+    pub(super) client: OnUpgrade,
+    pub(super) upstream: OnUpgrade,
+    pub(super) in_flight: InFlight,
+}
+
+impl Connection {
+    pub(super) fn new(worker: Rc<Worker>, peer: Peer) -> Self {
+        Self {
+            quiet_since: Cell::new(worker.ticks.now()),
+            worker,
+            peer,
+            signal: Cell::new(Signal::Serve),
+            waker: RefCell::new(None),
+            in_flight: Cell::new(0),
+            tunnel: RefCell::new(None),
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Tells the connection's task.
+    pub(super) fn signal(&self, signal: Signal) {
+        if signal > self.signal.get() {
+            self.signal.set(signal);
+            self.waker.borrow().iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// No request has been in flight for `ticks`.
+    pub(super) fn is_quiet_for(&self, ticks: u32) -> bool {
+        let quiet = self.worker.ticks.now().wrapping_sub(self.quiet_since.get());
+        // One tick more, since the first may have been about to end.
+        self.in_flight.get() == 0 && quiet > ticks
+    }
+
+    /// Makes the connection a tunnel once its response has switched protocols.
+    pub(super) fn become_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    fn attend(&self, cx: &Context<'_>) -> Signal {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.signal.get()
+    }
+}
+
+/// A request from its head to the end of its response.
+pub(super) struct InFlight(Rc<Connection>);
+
+impl InFlight {
+    pub(super) fn new(connection: &Rc<Connection>) -> Self {
+        connection.in_flight.set(connection.in_flight.get() + 1);
+        connection.worker.shard().in_flight.add(1);
+        Self(Rc::clone(connection))
+    }
+
+    pub(super) fn shard(&self) -> &Shard {
+        self.0.worker.shard()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let connection = &self.0;
+        connection.in_flight.set(connection.in_flight.get() - 1);
+        connection.quiet_since.set(connection.worker.ticks.now());
+        connection.worker.shard().in_flight.sub(1);
+    }
+}
+
+/// Serves a connection from its first byte to its last.
+pub(super) async fn serve(registered: Registered, stream: TcpStream) {
+    let connection = &registered.connection;
+    let Some(io) = read_preface(connection, stream).await else {
+        return;
+    };
+    let config = &connection.worker.shared.config().proxy;
+    let answering = Rc::clone(connection);
+    let service = service_fn(move |request| service::answer(Rc::clone(&answering), request));
+    if io.is_http2() {
+        let builder = http2_builder(config);
+        drive(connection, builder.serve_connection(io, service)).await;
+    } else {
+        let builder = http1_builder(config);
+        drive(connection, builder.serve_connection(io, service).with_upgrades()).await;
+    }
+    let tunnel = connection.tunnel.take();
+    if let Some(tunnel) = tunnel {
+        pass_through(tunnel).await;
+    }
+}
+
+fn http1_builder(config: &ProxyConfig) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_buf_size(config.header_bytes_max.max(BUFFER_BYTES_MIN))
+        .max_header_size(config.header_bytes_max)
+        // The worker's heartbeat bounds the wait for a request head, at no cost per request.
+        .header_read_timeout(None);
+    if config.headers_max != INLINE_HEADERS {
+        builder.max_headers(config.headers_max);
+    }
+    builder
+}
+
+fn http2_builder(config: &ProxyConfig) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Reads until it is plain whether the client speaks HTTP/2. `None` when the connection ended or was told
+/// to before that.
+async fn read_preface(connection: &Connection, mut stream: TcpStream) -> Option<Prefixed> {
+    let mut prefix = [0; PREFACE.len()];
+    let length = Cell::new(0);
+    let mut read = pin!(async {
+        let mut filled = 0;
+        while filled < PREFACE.len() && PREFACE.starts_with(prefix.get(..filled)?) {
+            match stream.read(prefix.get_mut(filled..)?).await {
+                Ok(0) | Err(_) => return None,
+                Ok(more) => filled += more,
+            }
+            length.set(filled);
+        }
+        Some((prefix, stream))
+    });
+    let read = poll_fn(|cx| match (read.as_mut().poll(cx), connection.attend(cx)) {
+        (Poll::Ready(read), _) => Poll::Ready(read),
+        (Poll::Pending, Signal::Expire) => Poll::Ready(None),
+        (Poll::Pending, Signal::Drain) if length.get() == 0 => Poll::Ready(None),
+        (Poll::Pending, _) => Poll::Pending,
+    });
+    let (prefix, stream) = read.await?;
+    let stream = TokioIo::new(stream);
+    Some(Prefixed {
+        prefix,
+        length: length.get(),
+        taken: 0,
+        stream,
+    })
+}
+
+/// A connection future that can be asked to wind down.
+trait Drainable: Future {
+    fn drain(self: Pin<&mut Self>);
+}
+
+impl<S, B> Drainable for http1::UpgradeableConnection<Prefixed, S>
+where
+    Self: Future,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn drain(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S, B> Drainable for http2::Connection<Prefixed, S, LocalExecutor>
+where
+    Self: Future,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    LocalExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn drain(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Polls `http` to its end, and passes on what the worker signals.
+async fn drive<C: Drainable>(connection: &Connection, http: C) {
+    let mut http = pin!(http);
+    let mut draining = false;
+    poll_fn(|cx| {
+        // The connection first: what it has already received is a request in flight, not an idle wait.
+        if http.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match connection.attend(cx) {
+            Signal::Drain if !draining => {
+                draining = true;
+                http.as_mut().drain();
+                http.as_mut().poll(cx).map(drop)
+            }
+            Signal::Expire => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Copies bytes both ways until both sides have ended.
+async fn pass_through(tunnel: Tunnel) {
+    let Tunnel {
+        client,
+        upstream,
+        in_flight,
+    } = tunnel;
+    if let Ok((client, upstream)) = tokio::try_join!(client, upstream) {
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+            tracing::debug!(%error, "tunnel ended");
+        }
+    }
+    drop(in_flight);
+}
+
+/// Runs hyper's HTTP/2 streams on the worker's own thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// A stream, preceded by the bytes that were read to find out what it speaks.
+struct Prefixed {
+    prefix: [u8; PREFACE.len()],
+    length: usize,
+    taken: usize,
+    stream: TokioIo<TcpStream>,
+}
+
+impl Prefixed {
+    fn is_http2(&self) -> bool {
+        self.prefix == *PREFACE && self.length == PREFACE.len()
+    }
+}
+
+impl Read for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.prefix.get(self.taken..self.length).unwrap_or_default();
+        if left.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let take = left.len().min(buf.remaining());
+        buf.put_slice(left.get(..take).unwrap_or_default());
+        self.taken += take;
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // The rest of the same packet, so that the head is parsed in one go.
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => Poll::Ready(Ok(())),
+            ready => ready,
+        }
+    }
+}
+
+impl Write for Prefixed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}
+
+/// What a service answers: every failure has become a response.
+pub(super) type Answered<T> = Result<T, Infallible>;
