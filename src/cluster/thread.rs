@@ -209,5 +209,9 @@ fn replication_config(config: &Config) -> ReplicationConfig {
     ReplicationConfig {
         tick: config.sync.tick,
         frame_bytes_max: config.sync.datagram_bytes.saturating_sub(overhead),
+        significance: config.sync.significance,
+        min_replicas: config.sync.min_replicas,
+        max_clock_skew: config.sync.max_clock_skew,
+        ..ReplicationConfig::default()
     }
 }
