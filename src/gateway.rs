@@ -141,7 +141,14 @@ impl Gateway {
             gossip: cluster.gossip_address(),
         };
         let admin = admin.serve(Arc::new(observed), config.admin.token.as_deref());
-        Ok(Self { config, proxy, cluster, admin, addresses, draining })
+        Ok(Self {
+            config,
+            proxy,
+            cluster,
+            admin,
+            addresses,
+            draining,
+        })
     }
 
     /// Where it listens.
@@ -156,7 +163,10 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
         let cut_off = self.proxy.stop(self.config.proxy.drain_timeout).await;
         if cut_off > 0 {
-            tracing::warn!(connections = cut_off, "requests were still in flight and were cut off");
+            tracing::warn!(
+                connections = cut_off,
+                "requests were still in flight and were cut off"
+            );
         }
         match self.cluster.leave(LEAVE_TIMEOUT).await {
             Ok(LeaveOutcome::Acknowledged) => tracing::info!("every peer has the last counts"),
@@ -179,14 +189,20 @@ struct Announcement<'a>(&'a Gateway);
 
 impl fmt::Display for Announcement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Gateway { config, addresses, .. } = self.0;
+        let Gateway {
+            config, addresses, ..
+        } = self.0;
         write!(f, "weir: node {} listening on ", config.node_id)?;
         for (index, address) in addresses.listen.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(f, "{separator}http://{address}")?;
         }
         let Addresses { admin, gossip, .. } = addresses;
-        write!(f, ", admin http://{admin}, gossip {gossip}, mode {}", config.sync.mode)
+        write!(
+            f,
+            ", admin http://{admin}, gossip {gossip}, mode {}",
+            config.sync.mode
+        )
     }
 }
 
@@ -194,7 +210,9 @@ impl fmt::Display for Announcement<'_> {
 fn generation() -> anyhow::Result<Generation> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     let micros = since_epoch.context("the clock stands before 1970")?.as_micros();
-    Ok(Generation(u64::try_from(micros).context("the clock stands beyond the year 500000")?))
+    Ok(Generation(
+        u64::try_from(micros).context("the clock stands beyond the year 500000")?,
+    ))
 }
 
 fn start_proxy(
@@ -209,7 +227,12 @@ fn start_proxy(
         }
     };
     let hasher = IdentityHasher::new(config.identity_key());
-    let shared = ProxyShared::new(Arc::new(config.clone()), Arc::clone(limiter), hasher, Arc::new(on_due));
+    let shared = ProxyShared::new(
+        Arc::new(config.clone()),
+        Arc::clone(limiter),
+        hasher,
+        Arc::new(on_due),
+    );
     let shared = Arc::new(shared);
     let proxy = Proxy::start(&shared).with_context(|| {
         let addresses: Vec<_> = config.listen.iter().map(SocketAddr::to_string).collect();

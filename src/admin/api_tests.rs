@@ -103,7 +103,10 @@ impl Node for FakeNode {
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
         let mut modes = self.modes.lock().unwrap();
         modes.push(mode);
-        Ok(ModeView { mode, version: modes.len() as u64 })
+        Ok(ModeView {
+            mode,
+            version: modes.len() as u64,
+        })
     }
 }
 

@@ -25,7 +25,9 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => Ok(check::run(&args)),
-        Command::Echo(args) => block_on(async { Ok(echo::run(args.listen).await?) }).map(|()| ExitCode::SUCCESS),
+        Command::Echo(args) => {
+            block_on(async { Ok(echo::run(args.listen).await?) }).map(|()| ExitCode::SUCCESS)
+        }
         Command::Demo(args) => block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Mode(args) => block_on(mode::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Keygen(_) => keygen::run().map(|()| ExitCode::SUCCESS).map_err(Into::into),

@@ -36,12 +36,20 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 /// Logs to standard error: standard output is for what a caller may read.
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.filter)
-        .with_context(|| format!("`{}` is no log filter: expected `info` or `weir=debug`", config.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_new(&config.filter).with_context(|| {
+        format!(
+            "`{}` is no log filter: expected `info` or `weir=debug`",
+            config.filter
+        )
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let outcome = match config.json {
         true => builder.json().try_init(),
-        false => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        false => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
     };
     outcome.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }

@@ -51,8 +51,17 @@ impl Node for Observed {
         let members = self.cluster.members();
         let others = members.iter().filter(|member| member.replica != self.replica);
         let mut peers: Vec<_> = others.map(|member| self.peer_view(member, &status)).collect();
-        peers.sort_by_key(|peer| (peer.state != NodeState::Live, peer.node_id.clone(), peer.generation));
-        PeersView { this: self.self_view(), peers }
+        peers.sort_by_key(|peer| {
+            (
+                peer.state != NodeState::Live,
+                peer.node_id.clone(),
+                peer.generation,
+            )
+        });
+        PeersView {
+            this: self.self_view(),
+            peers,
+        }
     }
 
     fn config(&self) -> serde_json::Value {
@@ -62,8 +71,13 @@ impl Node for Observed {
     fn metrics(&self) -> Metrics {
         let counters = self.limiter.counters().stats();
         let peers = self.peers().peers;
-        let live: Vec<_> = peers.iter().filter(|peer| peer.state == NodeState::Live).collect();
-        let offsets = live.iter().filter_map(|peer| Some((peer.node_id.clone(), peer.clock_offset_ms?)));
+        let live: Vec<_> = peers
+            .iter()
+            .filter(|peer| peer.state == NodeState::Live)
+            .collect();
+        let offsets = live
+            .iter()
+            .filter_map(|peer| Some((peer.node_id.clone(), peer.clock_offset_ms?)));
         let mut metrics = Metrics {
             ready: self.missing().is_empty(),
             mode: self.limiter.mode(),
@@ -86,8 +100,15 @@ impl Node for Observed {
     }
 
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
-        let set = self.cluster.set_mode(mode).await.map_err(|error| error.to_string())?;
-        Ok(ModeView { mode: set.mode, version: set.version })
+        let set = self
+            .cluster
+            .set_mode(mode)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(ModeView {
+            mode: set.mode,
+            version: set.version,
+        })
     }
 }
 
@@ -100,7 +121,11 @@ impl Observed {
             gossip_address: Some(self.cluster.gossip_address().to_string()),
             admin_address: Some(self.config.admin.listen.to_string()),
             listen_address: first(&self.config.listen),
-            state: if draining { NodeState::Leaving } else { NodeState::Live },
+            state: if draining {
+                NodeState::Leaving
+            } else {
+                NodeState::Live
+            },
             last_row_age_ms: Some(0),
             clock_offset_ms: Some(0),
             config_digest: Some(self.config.digest()),
@@ -108,7 +133,10 @@ impl Observed {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             mode: Some(self.limiter.mode()),
         };
-        SelfView { node, ready: self.missing().is_empty() }
+        SelfView {
+            node,
+            ready: self.missing().is_empty(),
+        }
     }
 
     fn peer_view(&self, member: &Member, status: &ClusterStatus) -> NodeView {
@@ -139,13 +167,24 @@ impl Observed {
 fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
     let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
     metrics.requests = classes.into_iter().zip(proxy.responses).collect();
-    let decision = |outcome, count| DecisionCount { rule: None, mode: None, outcome, count };
-    metrics.decisions = vec![decision("admitted", proxy.admitted), decision("denied", proxy.denied)];
+    let decision = |outcome, count| DecisionCount {
+        rule: None,
+        mode: None,
+        outcome,
+        count,
+    };
+    metrics.decisions = vec![
+        decision("admitted", proxy.admitted),
+        decision("denied", proxy.denied),
+    ];
     let failures = UpstreamFailure::ALL.map(UpstreamFailure::label);
     metrics.upstream_failures = failures.into_iter().zip(proxy.upstream_failures).collect();
     metrics.requests_in_flight = proxy.in_flight;
     metrics.connections = proxy.connections;
-    let bounds = LATENCY_BUCKETS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+    let bounds = LATENCY_BUCKETS
+        .iter()
+        .map(Duration::as_secs_f64)
+        .chain([f64::INFINITY]);
     metrics.request_duration = HistogramReading {
         buckets: bounds.zip(proxy.latency).collect(),
         sum_seconds: Duration::from_micros(proxy.latency_micros).as_secs_f64(),
