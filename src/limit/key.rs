@@ -186,7 +186,7 @@ mod tests {
         assert_ne!(RuleId::new("ab", "c", "d"), RuleId::new("a", "bc", "d"));
         assert_eq!(
             RuleId::new("per-client", "ip", "minute").to_string(),
-            "RULE_ID_PIN"
+            "4d44dcc91511ab60"
         );
     }
 }

@@ -12,6 +12,8 @@ mod names;
 mod rule;
 pub mod significance;
 mod table;
+#[cfg(test)]
+mod tests;
 mod time;
 mod window;
 

@@ -1,10 +1,10 @@
 //! Groups: what the rows of one (rule, window) have in common, and the bounded registry of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crossbeam_queue::SegQueue;
@@ -105,13 +105,15 @@ pub(in crate::limit) enum Claim {
     Peer,
 }
 
+type Chunk = Box<[ArcSwapOption<Group>]>;
 type Shard = HashMap<(RuleId, Window), Arc<Group>>;
 
 /// All groups, by (rule, window) and by index. Reading takes no lock; a change swaps in a new copy of
 /// one shard.
 pub(super) struct Groups {
     shards: Box<[ArcSwap<Shard>]>,
-    by_index: Box<[ArcSwapOption<Group>]>,
+    /// In chunks made on first use.
+    by_index: Box<[OnceLock<Chunk>]>,
     free: SegQueue<u32>,
     touched: AtomicU32,
     used: AtomicU32,
@@ -121,12 +123,13 @@ pub(super) struct Groups {
 pub(super) const GROUPS_MAX: u32 = 1 << 15;
 /// A change copies one shard, so shards keep changes cheap where there are many rules.
 const SHARDS: usize = 64;
+const CHUNK: u32 = 256;
 
 impl Groups {
     pub(super) fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
-            by_index: (0..GROUPS_MAX).map(|_| ArcSwapOption::empty()).collect(),
+            by_index: (0..GROUPS_MAX / CHUNK).map(|_| OnceLock::new()).collect(),
             free: SegQueue::new(),
             touched: AtomicU32::new(0),
             used: AtomicU32::new(0),
@@ -140,9 +143,14 @@ impl Groups {
     /// The group with this index. A caller that found the index in a live row, and finds that row live
     /// after this call, holds that row's group: while it has a row, a group is not closed.
     pub(super) fn at(&self, index: u32) -> Guard<Option<Arc<Group>>> {
-        self.by_index
-            .get(index as usize)
-            .map_or_else(|| Guard::from_inner(None), ArcSwapOption::load)
+        let chunk = self
+            .by_index
+            .get((index / CHUNK) as usize)
+            .and_then(OnceLock::get);
+        chunk.map_or_else(
+            || Guard::from_inner(None),
+            |chunk| chunk[(index % CHUNK) as usize].load(),
+        )
     }
 
     pub(super) fn find(&self, rule: RuleId, window: Window) -> Option<Arc<Group>> {
@@ -167,7 +175,7 @@ impl Groups {
         }
         self.purge(rule, now);
         let group = Arc::new(Group::new(rule, window, self.take_index(claim)?));
-        self.by_index[group.index as usize].store(Some(Arc::clone(&group)));
+        self.store_at(group.index, Some(Arc::clone(&group)));
         let inserted = self.edit(rule, |shard| match shard.get(&(rule, window)) {
             Some(other) if !other.is_closed() => Err(Arc::clone(other)),
             _ => {
@@ -262,8 +270,14 @@ impl Groups {
         }
     }
 
+    fn store_at(&self, index: u32, group: Option<Arc<Group>>) {
+        let chunk = self.by_index[(index / CHUNK) as usize]
+            .get_or_init(|| (0..CHUNK).map(|_| ArcSwapOption::empty()).collect());
+        chunk[(index % CHUNK) as usize].store(group);
+    }
+
     fn give_index(&self, index: u32) {
-        self.by_index[index as usize].store(None);
+        self.store_at(index, None);
         self.free.push(index);
         self.used.fetch_sub(1, AcqRel);
     }
