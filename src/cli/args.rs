@@ -28,7 +28,7 @@ pub enum Command {
     /// Run one gateway node until SIGTERM or Ctrl-C.
     Run(Box<RunArgs>),
     /// Check a configuration file and the environment without starting anything.
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
     /// Run a small upstream that answers 200 with what it received.
     Echo(EchoArgs),
     /// Show one limit across several nodes, each a process of its own, in local and in gossip mode.

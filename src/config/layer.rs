@@ -68,9 +68,8 @@ impl Layer {
     }
 
     /// Sets a list of values by its path.
-    pub fn set_list(&mut self, path: &[&str], origin: Origin, texts: &[String]) {
-        let list = Node::scalars(&origin, texts);
-        self.root.put(path, list);
+    pub fn set_list(&mut self, path: &[&str], origin: &Origin, texts: &[String]) {
+        self.root.put(path, Node::scalars(origin, texts));
     }
 
     /// Sets the one rule that `--limit` and `--limit-by` stand for: `default`, for every request.

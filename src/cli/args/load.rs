@@ -64,7 +64,7 @@ impl RunArgs {
         ] {
             let values = written(values);
             if !values.is_empty() {
-                layer.set_list(path, origin, &values);
+                layer.set_list(path, &origin, &values);
             }
         }
         self.add_traffic(&mut layer);
@@ -301,6 +301,34 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_names_every_flag_variable_and_key() {
+        let manual = include_str!("../../../docs/configuration.md");
+        let named = |name: &str| assert!(manual.contains(&format!("`{name}`")), "{name}");
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for arg in run.get_arguments().filter(|arg| arg.get_id() != "help") {
+            named(&format!("--{}", arg.get_long().unwrap()));
+            named(arg.get_env().unwrap().to_str().unwrap());
+        }
+        named(GOSSIP_KEY);
+        named(IDENTITY_SECRET);
+        let json = Config::from_yaml("w.yaml", include_str!("../../../docs/examples/routes.yaml"));
+        let json = json.unwrap().to_json();
+        for (section, value) in json.as_object().unwrap() {
+            let (keys, joint) = match value.as_array() {
+                Some(elements) => (elements[0].as_object(), "[]."),
+                None => (value.as_object(), "."),
+            };
+            match keys {
+                Some(keys) => keys
+                    .keys()
+                    .for_each(|key| named(&format!("{section}{joint}{key}"))),
+                None => named(section),
+            }
+        }
     }
 
     #[test]
