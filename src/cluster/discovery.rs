@@ -99,7 +99,7 @@ impl Discovery {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -249,7 +249,9 @@ mod tests {
             within(true, Duration::from_secs(seconds));
         }
         within(false, Duration::from_millis(250));
-        (0..1_000).for_each(|_| drop(pace.next(true, &mut rng)));
+        for _ in 0..1_000 {
+            assert!(pace.next(true, &mut rng) <= WATCH.1);
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
-use crate::limit::RowRef;
+use crate::limit::{Now, RowRef};
 use crate::replication::{ReplicaId, Replication};
 
 use super::clock::Clock;
@@ -168,12 +168,19 @@ impl Driver {
         }
         if now.monotonic >= self.status_due {
             self.status_due = now.monotonic + STATUS_INTERVAL;
-            self.status.store(Arc::new(ClusterStatus {
-                peers: replication.peers(now),
-                replication: replication.stats(),
-                transport: self.transport.counters().snapshot(),
-                caught_up: replication.is_caught_up(),
-            }));
+            self.status.store(Arc::new(self.snapshot(now)));
+        }
+    }
+
+    fn snapshot(&self, now: Now) -> ClusterStatus {
+        let envelope = self.transport.envelope();
+        ClusterStatus {
+            peers: self.replication.peers(now),
+            replication: self.replication.stats(),
+            transport: self.transport.counters().snapshot(),
+            sealing_key: envelope.key_id(),
+            key_count: envelope.key_count(),
+            caught_up: self.replication.is_caught_up(),
         }
     }
 

@@ -89,6 +89,15 @@ impl Envelope {
         }
     }
 
+    /// How many keys open: none when anybody does.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        match &self.0 {
+            Kind::Open { .. } => 0,
+            Kind::Sealed(keys) => keys.len(),
+        }
+    }
+
     /// Writes the envelope of the concatenated `parts` to `out`, whose previous content goes. Allocates
     /// only if `out` is too small.
     pub fn seal(&self, rng: &mut impl CryptoRng, parts: &[&[u8]], out: &mut Vec<u8>) {

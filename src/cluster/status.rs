@@ -17,6 +17,11 @@ pub struct ClusterStatus {
     pub replication: ReplicationStats,
     /// Totals of the gossip socket.
     pub transport: TransportStats,
+    /// Id of the key that seals; `None` when gossip is open. The same on all nodes once a rotation is
+    /// complete.
+    pub sealing_key: Option<String>,
+    /// How many keys open.
+    pub key_count: usize,
     /// Whether this node holds all that one peer claimed when it joined.
     pub caught_up: bool,
 }

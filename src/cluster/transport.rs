@@ -97,6 +97,11 @@ impl Transport {
         &self.counters
     }
 
+    /// The envelope in force.
+    pub(super) fn envelope(&self) -> Arc<Envelope> {
+        self.envelope.load_full()
+    }
+
     async fn send(&self, to: SocketAddr, datagram: &[u8]) {
         let target = self.target(to);
         let mut sent = self.socket.try_send_to(datagram, target);
