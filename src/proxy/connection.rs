@@ -6,6 +6,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -38,8 +40,17 @@ pub(super) enum Signal {
     Serve,
     /// Finish what is in flight, then close.
     Drain,
-    /// Close now: no request for too long.
+    /// Close now: no whole request for too long.
     Expire,
+}
+
+/// How long a connection may be without a request, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quiet {
+    /// While a request head is awaited or arriving.
+    pub(super) head_ticks: u32,
+    /// Between requests.
+    pub(super) idle_ticks: u32,
 }
 
 /// A client connection, as its requests and its worker see it.
@@ -49,7 +60,16 @@ pub(super) struct Connection {
     signal: Cell<Signal>,
     waker: RefCell<Option<Waker>>,
     in_flight: Cell<u32>,
+    /// The tick at which the last request ended, or the connection began.
     quiet_since: Cell<u32>,
+    /// The last request has ended, not the first one been awaited.
+    has_served: Cell<bool>,
+    /// Counts reads that brought bytes; hyper wants streams that could change threads, hence atomic.
+    reads: Arc<AtomicU32>,
+    reads_when_quiet: Cell<u32>,
+    /// The tick at which a request head was seen arriving.
+    head_since: Cell<Option<u32>>,
+    is_http2: Cell<bool>,
     tunnel: RefCell<Option<Tunnel>>,
 }
 
@@ -69,6 +89,11 @@ impl Connection {
             signal: Cell::new(Signal::Serve),
             waker: RefCell::new(None),
             in_flight: Cell::new(0),
+            has_served: Cell::new(false),
+            reads: Arc::default(),
+            reads_when_quiet: Cell::new(0),
+            head_since: Cell::new(None),
+            is_http2: Cell::new(false),
             tunnel: RefCell::new(None),
         }
     }
@@ -89,11 +114,36 @@ impl Connection {
         }
     }
 
-    /// No request has been in flight for `ticks`.
-    pub(super) fn is_quiet_for(&self, ticks: u32) -> bool {
-        let quiet = self.worker.ticks.now().wrapping_sub(self.quiet_since.get());
-        // One tick more, since the first may have been about to end.
-        self.in_flight.get() == 0 && quiet > ticks
+    /// Ends the connection if it has been without a request for longer than `quiet` allows.
+    pub(super) fn check_quiet(&self, quiet: Quiet) {
+        if self.in_flight.get() > 0 {
+            return;
+        }
+        let now = self.worker.ticks.now();
+        let silence = now.wrapping_sub(self.quiet_since.get());
+        // HTTP/2 also reads frames that begin no request.
+        let head_arrives = !self.is_http2.get() && self.reads.load(Relaxed) != self.reads_when_quiet.get();
+        let allowed = if self.has_served.get() {
+            quiet.idle_ticks
+        } else {
+            quiet.head_ticks
+        };
+        if self.has_served.get() && head_arrives {
+            let since = self.head_since.get().unwrap_or(now);
+            self.head_since.set(Some(since));
+            if now.wrapping_sub(since) > quiet.head_ticks {
+                self.signal(Signal::Expire);
+            }
+        } else if silence > allowed.saturating_add(quiet.head_ticks) {
+            self.signal(Signal::Expire);
+        } else if silence > allowed {
+            // Politely first: HTTP/2 announces the last request that it will answer.
+            self.signal(if self.has_served.get() {
+                Signal::Drain
+            } else {
+                Signal::Expire
+            });
+        }
     }
 
     /// Makes the connection a tunnel once its response has switched protocols.
@@ -130,6 +180,9 @@ impl Drop for InFlight {
         let connection = &self.0;
         connection.in_flight.set(connection.in_flight.get() - 1);
         connection.quiet_since.set(connection.worker.ticks.now());
+        connection.has_served.set(true);
+        connection.head_since.set(None);
+        connection.reads_when_quiet.set(connection.reads.load(Relaxed));
         connection.worker.shard().in_flight.sub(1);
     }
 }
@@ -144,6 +197,7 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream) {
     let answering = Rc::clone(connection);
     let service = service_fn(move |request| service::answer(Rc::clone(&answering), request));
     if io.is_http2() {
+        connection.is_http2.set(true);
         let builder = http2_builder(config);
         drive(connection, builder.serve_connection(io, service)).await;
     } else {
@@ -201,11 +255,13 @@ async fn read_preface(connection: &Connection, mut stream: TcpStream) -> Option<
     });
     let (prefix, stream) = read.await?;
     let stream = TokioIo::new(stream);
+    let reads = Arc::clone(&connection.reads);
     Some(Prefixed {
         prefix,
         length: length.get(),
         taken: 0,
         stream,
+        reads,
     })
 }
 
@@ -299,6 +355,7 @@ struct Prefixed {
     length: usize,
     taken: usize,
     stream: TokioIo<TcpStream>,
+    reads: Arc<AtomicU32>,
 }
 
 impl Prefixed {
@@ -315,7 +372,12 @@ impl Read for Prefixed {
     ) -> Poll<io::Result<()>> {
         let left = self.prefix.get(self.taken..self.length).unwrap_or_default();
         if left.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+            if polled.is_ready() {
+                let reads = self.reads.load(Relaxed);
+                self.reads.store(reads.wrapping_add(1), Relaxed);
+            }
+            return polled;
         }
         let take = left.len().min(buf.remaining());
         buf.put_slice(left.get(..take).unwrap_or_default());

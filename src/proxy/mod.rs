@@ -36,6 +36,7 @@ use http::HeaderValue;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::{Config, RouteConfig};
+use crate::limit::headers::HeaderNames;
 use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
 use route::Router;
@@ -56,6 +57,7 @@ pub struct ProxyShared {
     metrics: Arc<ProxyMetrics>,
     router: Router,
     routes: Vec<RouteState>,
+    header_names: Arc<HeaderNames>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
 }
@@ -88,6 +90,7 @@ impl ProxyShared {
             routes: config.routes.iter().map(state).collect(),
             router: Router::new(&config.routes),
             metrics: Arc::new(ProxyMetrics::new(config.proxy.workers)),
+            header_names: limiter.header_names(),
             node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
             connection_slots: Arc::new(Semaphore::new(
                 config.proxy.connections_max.clamp(1, Semaphore::MAX_PERMITS),
@@ -115,6 +118,10 @@ impl ProxyShared {
 
     fn hasher(&self) -> &IdentityHasher {
         &self.hasher
+    }
+
+    fn header_names(&self) -> &HeaderNames {
+        &self.header_names
     }
 
     fn node(&self) -> &HeaderValue {

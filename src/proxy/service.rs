@@ -132,6 +132,12 @@ impl<'c> Turn<'c> {
         if decision.due {
             shared.announce();
         }
+        if decision.created {
+            let identities = route.plan.identities(&subject);
+            for (charge, identity) in charges.iter().zip(identities) {
+                shared.limiter().names().record(charge.key, &identity);
+            }
+        }
         let outcome = decision.outcome;
         self.decision = Some(decision);
         let shard = self.connection.worker().shard();
@@ -241,7 +247,7 @@ impl<'c> Turn<'c> {
         };
         let shared = self.shared();
         if !shared.config().limits.hide_headers {
-            crate::limit::headers::apply(decision, headers);
+            crate::limit::headers::apply(decision, shared.header_names(), headers);
         }
         if shared.config().proxy.debug_headers {
             headers.insert(X_WEIR_NODE, shared.node().clone());

@@ -2,11 +2,6 @@
 //!
 //! Workers share the configuration, the limiter and the connection cap, and nothing else.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a shell: request ids need entropy once per worker"
-)]
-
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -25,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::ProxyShared;
 use super::client_ip::is_trusted;
-use super::connection::{Connection, Signal};
+use super::connection::{Connection, Quiet, Signal};
 use super::headers::Peer;
 use super::listener;
 use super::metrics::Shard;
@@ -34,6 +29,8 @@ use super::pool::Upstream;
 /// An upstream connection idle for this long is closed: under the 60 s after which common servers (nginx
 /// 75 s, Apache and Node less) close it themselves, so that few requests meet a closing connection.
 const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(50);
+/// A client connection without a request for this long is closed: what nginx gives them.
+const CLIENT_IDLE_MAX: Duration = Duration::from_secs(75);
 /// Latencies up to this many milliseconds have their header value ready.
 const READY_MILLIS: u64 = 512;
 
@@ -154,22 +151,24 @@ impl Worker {
     /// Counts ticks, closes clients that send no request for too long, and upstream connections that are
     /// idle for too long.
     async fn beat(self: Rc<Self>) {
-        let client_quiet_max = self.shared.config().proxy.header_read_timeout;
-        let period = (client_quiet_max / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let head_timeout = self.shared.config().proxy.header_read_timeout;
+        let period = (head_timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let ticks_in = |span: Duration| {
             let ticks = span.as_millis().div_ceil(period.as_millis());
             u32::try_from(ticks).unwrap_or(u32::MAX)
         };
-        let (client_ticks, upstream_ticks) = (ticks_in(client_quiet_max), ticks_in(UPSTREAM_IDLE_MAX));
+        let quiet = Quiet {
+            head_ticks: ticks_in(head_timeout),
+            idle_ticks: ticks_in(CLIENT_IDLE_MAX.max(head_timeout)),
+        };
+        let upstream_ticks = ticks_in(UPSTREAM_IDLE_MAX);
         loop {
             tokio::time::sleep(period).await;
             self.ticks.0.set(self.ticks.now().wrapping_add(1));
-            let expired = |c: &&Rc<Connection>| c.is_quiet_for(client_ticks);
             let connections = self.connections.borrow();
             connections
                 .values()
-                .filter(expired)
-                .for_each(|connection| connection.signal(Signal::Expire));
+                .for_each(|connection| connection.check_quiet(quiet));
             drop(connections);
             self.upstreams
                 .iter()
