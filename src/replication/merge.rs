@@ -19,7 +19,7 @@ const FUTURE_RETRY: Duration = Duration::from_secs(10);
 
 impl Replication {
     /// Merges the rows of a delta, and claims its interval once all in front of it is held.
-    pub(super) fn handle_delta(&mut self, sender: Option<OriginIndex>, delta: Delta, now: Now) {
+    pub(super) fn handle_delta(&mut self, sender: Option<OriginIndex>, delta: &Delta, now: Now) {
         if delta.rows.is_empty() && self.origins.index_of(&delta.log).is_none() {
             // Nothing to hold, and no claim worth remembering about a replica that nothing is left of.
             return;
@@ -46,7 +46,7 @@ impl Replication {
                 self.hold_loose(log, merged);
             }
         }
-        self.claim(log, &delta, waiting);
+        self.claim(log, delta, waiting);
         self.watch_gap(log, sender, now);
         if let Some(peer) = sender.filter(|_| delta.paused) {
             self.send_digest(peer, false, now);

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rand::seq::IndexedRandom;
 use smallvec::SmallVec;
 
 use crate::limit::{Now, RowRef, RowView, UnixMillis};
@@ -135,7 +134,7 @@ impl Replication {
         }
         let top = self.origins.own().top;
         if top > before {
-            let to = self.push_targets();
+            let to = Arc::clone(&self.push_to);
             let composed = self.compose(
                 OWN,
                 Interval {
@@ -180,17 +179,6 @@ impl Replication {
             subject,
         });
         own.top
-    }
-
-    /// Everyone while they are few; above that a random subset, and digests carry the rest.
-    fn push_targets(&mut self) -> Arc<[std::net::SocketAddr]> {
-        if self.peers.len() <= self.config.push_fanout {
-            return Arc::clone(&self.peers);
-        }
-        self.peers
-            .choose_multiple(&mut self.rng, self.config.push_fanout)
-            .copied()
-            .collect()
     }
 
     /// Puts one frame into the outbox.
@@ -307,10 +295,12 @@ impl Replication {
         }
     }
 
-    /// Releases what is left of ended windows, and forgets rows whose grace is over.
+    /// Releases what is left of ended windows and what may no longer be held back, and forgets rows whose
+    /// grace is over.
     pub(super) fn sweep(&mut self, now: Now) {
         let expired = now.wall.minus(self.config.grace);
-        for row in self.rows.take_ended(now.wall, SWEEP_MAX) {
+        let ended = self.rows.take_ended(now.wall, SWEEP_MAX);
+        for row in ended.into_iter().chain(self.rows.take_review(SWEEP_MAX)) {
             if let Some(view) = self.counters.view(row) {
                 self.note_unsent(row, &view, now);
             }
@@ -342,7 +332,8 @@ struct Composer<'a> {
 
 impl<'a> Composer<'a> {
     fn new(core: &'a Replication, log: OriginIndex, interval: Interval) -> Self {
-        let overhead = codec::overhead_bytes(&core.origins.own().id);
+        let own = &core.origins.own().id;
+        let overhead = codec::delta_bytes(own, core.origins.get(log).map_or(own, |origin| &origin.id));
         Self {
             core,
             log,

@@ -121,6 +121,8 @@ pub(super) struct Rows {
     states: Vec<RowState>,
     windows: BTreeMap<UnixMillis, WindowRows>,
     known: usize,
+    /// Slots below this one wait for another look.
+    review_below: usize,
 }
 
 /// The rows of all windows that end together.
@@ -195,6 +197,25 @@ impl Rows {
         Some(former)
     }
 
+    /// Starts another look at every row.
+    pub(super) fn review_all(&mut self) {
+        self.review_below = self.states.len();
+    }
+
+    /// The next rows to look at again, from up to `most` slots.
+    pub(super) fn take_review(&mut self, most: usize) -> Vec<RowRef> {
+        let to = self.review_below;
+        self.review_below = to.saturating_sub(most);
+        let slots = (0_u32..).zip(&self.states).take(to).skip(self.review_below);
+        slots
+            .filter(|(_, state)| state.known)
+            .map(|(slot, state)| RowRef {
+                slot,
+                epoch: state.epoch,
+            })
+            .collect()
+    }
+
     /// Up to `most` rows of windows that ended by `now` and were not handed out since.
     pub(super) fn take_ended(&mut self, now: UnixMillis, most: usize) -> Vec<RowRef> {
         let mut ended = Vec::new();
@@ -230,11 +251,13 @@ impl Rows {
         expired
     }
 
-    /// Whether [`Rows::take_ended`] or [`Rows::take_expired`] have more to hand out.
+    /// Whether any of the `take_…` functions has more to hand out.
     pub(super) fn has_backlog(&self, ended: UnixMillis, expired: UnixMillis) -> bool {
-        self.windows
-            .range(..=ended)
-            .any(|(end, rows)| *end <= expired || rows.released < rows.slots.len())
+        self.review_below > 0
+            || self
+                .windows
+                .range(..=ended)
+                .any(|(end, rows)| *end <= expired || rows.released < rows.slots.len())
     }
 
     /// Every row known.

@@ -366,22 +366,40 @@ impl World {
         for (row, admitted) in self.oracle.rows() {
             let counts: Vec<_> = alive.iter().map(|node| self.counts(*node, row)).collect();
             for (replica, truth) in admitted {
-                let is_live = alive.iter().any(|node| self.nodes[*node].replica == *replica);
+                let owner = alive.iter().find(|node| self.nodes[**node].replica == *replica);
+                let released = owner.map(|node| self.released(*node, row));
                 let held: Vec<u64> = counts
                     .iter()
                     .map(|c| c.get(replica).copied().unwrap_or(0))
                     .collect();
                 let most = held.iter().copied().max().unwrap_or(0);
-                let expected = if is_live { *truth } else { most };
-                if most > *truth || held.iter().any(|count| *count != expected) {
+                let expected = released.unwrap_or(most);
+                let differs = |(node, count): (&usize, &u64)| *count != expected && Some(node) != owner;
+                if most > *truth || alive.iter().zip(&held).any(differs) {
                     let nodes: Vec<_> = alive.iter().zip(&held).collect();
                     return Err(self.violation(format!(
-                        "of {replica} (live: {is_live}, truth {truth}) on {row:?} the nodes hold {nodes:?}"
+                        "of {replica} (released {released:?}, truth {truth}) on {row:?} the nodes hold {nodes:?}"
                     )));
                 }
             }
         }
         Ok(())
+    }
+
+    /// What a live node must have told the others by now: all it counted, unless it may hold it back.
+    fn released(&self, node: usize, row: &RowKey) -> u64 {
+        let at = &self.nodes[node];
+        let counters = at.limiter.counters();
+        let Some(view) = counters.find(row).and_then(|found| counters.view(found)) else {
+            return 0;
+        };
+        let replicas = at.replication.replicas(at.now(self.now));
+        let total = view.own + view.peers;
+        let held_back =
+            self.config
+                .significance
+                .is_held_back(view.own, total, view.limit.unwrap_or(0), replicas);
+        if held_back { view.published } else { view.own }
     }
 
     fn counts(&self, node: usize, row: &RowKey) -> BTreeMap<ReplicaId, u64> {
