@@ -1,1 +1,269 @@
-//! The composition root.
+//! The composition root: the only place that wires the shells together, and orders start and stop.
+//!
+//! Start binds every address before it announces anything, so that a bad one is an error and not a
+//! flapping peer. Stop goes the other way round: readiness, clients, counts, membership.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the shell that names a life by the moment it starts"
+)]
+
+mod observe;
+
+use std::fmt;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{Admin, AdminListener};
+use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
+use crate::config::Config;
+use crate::limit::{IdentityHasher, Limiter};
+use crate::proxy::{Proxy, ProxyMetrics, ProxyShared};
+use crate::replication::{Generation, ReplicaId};
+
+use self::observe::Observed;
+
+/// Longest wait for peers to acknowledge the last counts of a node that stops: many rounds of repair,
+/// and short beside the 30 s that Kubernetes grants.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the admin API may finish its answers once everything else has stopped.
+const ADMIN_DRAIN: Duration = Duration::from_millis(500);
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A signal asked it to stop, and it did so in order.
+    Drained,
+    /// A second signal cut that short.
+    Interrupted,
+}
+
+/// One running gateway node.
+pub struct Gateway {
+    config: Arc<Config>,
+    proxy: Proxy,
+    cluster: Arc<ClusterHandle>,
+    admin: Admin,
+    addresses: Addresses,
+    draining: Arc<AtomicBool>,
+}
+
+/// Where a node really listens: with port 0 in the configuration, the port that the system chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// For clients; never empty.
+    pub listen: Vec<SocketAddr>,
+    /// The admin API.
+    pub admin: SocketAddr,
+    /// Gossip.
+    pub gossip: SocketAddr,
+}
+
+impl Gateway {
+    /// Runs a node in this process until SIGTERM or SIGINT. Prints one line to standard output once it
+    /// listens.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or a part of the node died.
+    pub fn run(config: Config) -> anyhow::Result<Ending> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("cannot start the runtime")?;
+        let ending = runtime.block_on(Self::run_until_signal(config));
+        // After a second signal nothing that still works off its last task may hold the process.
+        runtime.shutdown_background();
+        ending
+    }
+
+    async fn run_until_signal(config: Config) -> anyhow::Result<Ending> {
+        let mut signals = StopSignals::install()?;
+        let gateway = Self::start(config).await?;
+        gateway.announce()?;
+        tokio::select! {
+            name = signals.next() => tracing::info!(signal = name, "stopping"),
+            error = gateway.cluster.failed() => return Err(error.into()),
+        }
+        tokio::select! {
+            () = gateway.stop() => Ok(Ending::Drained),
+            _ = signals.next() => Ok(Ending::Interrupted),
+        }
+    }
+
+    /// Starts a node on the current tokio runtime.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or the gossip keyring is wrong. Nothing is left running.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let replica = ReplicaId {
+            node: config.node_id.clone(),
+            generation: generation()?,
+        };
+        let limiter = Arc::new(Limiter::new(
+            config.limits.rules.clone(),
+            config.sync.mode,
+            config.sync.significance,
+            config.limits.max_keys,
+        ));
+        let admin = AdminListener::bind(config.admin.listen).await;
+        let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
+
+        let flusher = Arc::new(OnceLock::<Flusher>::new());
+        let (proxy, proxy_metrics) = start_proxy(&config, &limiter, &flusher)?;
+
+        // Peers are told where we really listen.
+        let mut config = config;
+        config.admin.listen = admin.address();
+        config.listen = proxy.addresses().to_vec();
+        let cluster = Cluster::start(&config, replica.clone(), Arc::clone(&limiter));
+        let cluster = Arc::new(cluster.context("cannot start gossip")?);
+        // Until here nobody could be told of a count; what was counted meanwhile is flushed now.
+        flusher.get_or_init(|| cluster.flusher()).request();
+
+        let config = Arc::new(config);
+        let draining = Arc::new(AtomicBool::new(false));
+        let observed = Observed {
+            config: Arc::clone(&config),
+            replica,
+            limiter,
+            proxy_metrics,
+            cluster: Arc::clone(&cluster),
+            draining: Arc::clone(&draining),
+        };
+        let addresses = Addresses {
+            listen: config.listen.clone(),
+            admin: config.admin.listen,
+            gossip: cluster.gossip_address(),
+        };
+        let admin = admin.serve(Arc::new(observed), config.admin.token.as_deref());
+        Ok(Self {
+            config,
+            proxy,
+            cluster,
+            admin,
+            addresses,
+            draining,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Stops in order: tells load balancers by readiness, lets clients finish, hands the last counts to
+    /// the peers, leaves, and closes the admin API last, so that all of it can be watched.
+    pub async fn stop(self) {
+        self.draining.store(true, Ordering::Release);
+        let cut_off = self.proxy.stop(self.config.proxy.drain_timeout).await;
+        if cut_off > 0 {
+            tracing::warn!(
+                connections = cut_off,
+                "requests were still in flight and were cut off"
+            );
+        }
+        match self.cluster.leave(LEAVE_TIMEOUT).await {
+            Ok(LeaveOutcome::Acknowledged) => tracing::info!("every peer has the last counts"),
+            Ok(LeaveOutcome::TimedOut) => tracing::warn!("not every peer acknowledged the last counts"),
+            Err(error) => tracing::warn!(%error, "left without a goodbye"),
+        }
+        self.admin.stop(ADMIN_DRAIN).await;
+        tracing::info!("stopped");
+    }
+
+    /// The line that says that a node listens, read by people and by programs that start it.
+    fn announce(&self) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let announced = writeln!(out, "{}", Announcement(self)).and_then(|()| out.flush());
+        announced.context("cannot write to standard output")
+    }
+}
+
+struct Announcement<'a>(&'a Gateway);
+
+impl fmt::Display for Announcement<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gateway {
+            config, addresses, ..
+        } = self.0;
+        write!(f, "weir: node {} listening on ", config.node_id)?;
+        for (index, address) in addresses.listen.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}http://{address}")?;
+        }
+        let Addresses { admin, gossip, .. } = addresses;
+        write!(
+            f,
+            ", admin http://{admin}, gossip {gossip}, mode {}",
+            config.sync.mode
+        )
+    }
+}
+
+/// Names a new life of a node: the microsecond it starts.
+fn generation() -> anyhow::Result<Generation> {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    let micros = since_epoch.context("the clock stands before 1970")?.as_micros();
+    Ok(Generation(
+        u64::try_from(micros).context("the clock stands beyond the year 500000")?,
+    ))
+}
+
+fn start_proxy(
+    config: &Config,
+    limiter: &Arc<Limiter>,
+    flusher: &Arc<OnceLock<Flusher>>,
+) -> anyhow::Result<(Proxy, Arc<ProxyMetrics>)> {
+    let flusher = Arc::clone(flusher);
+    let on_due = move || {
+        if let Some(flusher) = flusher.get() {
+            flusher.request();
+        }
+    };
+    let hasher = IdentityHasher::new(config.identity_key());
+    let shared = ProxyShared::new(
+        Arc::new(config.clone()),
+        Arc::clone(limiter),
+        hasher,
+        Arc::new(on_due),
+    );
+    let shared = Arc::new(shared);
+    let proxy = Proxy::start(&shared).with_context(|| {
+        let addresses: Vec<_> = config.listen.iter().map(SocketAddr::to_string).collect();
+        format!("cannot listen on {}", addresses.join(", "))
+    })?;
+    Ok((proxy, Arc::clone(shared.metrics())))
+}
+
+/// The signals that stop a node.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn install() -> anyhow::Result<Self> {
+        let handler = |kind| signal(kind).context("cannot handle signals");
+        Ok(Self {
+            terminate: handler(SignalKind::terminate())?,
+            interrupt: handler(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one, and names it.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

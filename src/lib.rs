@@ -22,3 +22,4 @@ pub mod gateway;
 pub mod limit;
 pub mod proxy;
 pub mod replication;
+pub mod sim;

@@ -1,3 +1,10 @@
 //! The `weir` binary: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use weir::cli::{self, args::Cli};
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse())
+}

@@ -1,1 +1,34 @@
-//! Starts and stops real Weir processes for scenarios.
+//! Starts and stops real Weir processes, and judges them from outside: only flags, signals, sockets,
+//! HTTP and the admin API, never Weir's own code.
+//!
+//! In reading order:
+//!
+//! - [`cluster`]: nodes that know each other, in front of one upstream.
+//! - [`node`]: one `weir run` process: its addresses, its lives, its log, its admin API.
+//! - [`upstream`]: the oracle. It knows how many requests were truly admitted.
+//! - [`client`]: a keep-alive client, and what it reads off each answer.
+//! - [`tally`]: answers, counted by the window that the node reported.
+//! - [`udp`]: what a stranger can send to a gossip port.
+//! - [`wait`]: conditions with deadlines: the only place where a scenario lets time pass.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the harness waits for real processes, so it reads the real clock"
+)]
+
+pub mod binary;
+pub mod client;
+pub mod cluster;
+pub mod node;
+mod ports;
+pub mod tally;
+pub mod udp;
+pub mod upstream;
+pub mod wait;
+
+pub use client::{Answer, Client};
+pub use cluster::{Cluster, ClusterBuilder};
+pub use node::Node;
+pub use tally::Tally;
+pub use upstream::Upstream;
+pub use wait::{DEADLINE, wait_until};

@@ -1,8 +1,28 @@
 //! One typed, checked configuration from file, environment and flags, in that rising order.
 //!
-//! Pure: takes texts, returns a [`Config`] or every [`ConfigError`] at once. (Stub of the types; the
-//! config helper fills in the reading.)
+//! Owns what each setting is called, its default and its bounds. Pure: takes texts, and returns a
+//! [`Config`] or every error at once, each with the place it was written. The way of a setting:
+//!
+//! 1. [`Layer::from_yaml`] reads a file to a tree of texts with their places; flags and environment
+//!    become such a tree by [`Layer::set`].
+//! 2. [`Layer::over`] lays one over the other.
+//! 3. [`Config::resolve`] reads the typed values and checks how they fit together.
 
+mod check;
+mod defaults;
+mod error;
+mod file;
+mod identity;
+mod json;
+mod layer;
+mod read;
+mod scalars;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +30,11 @@ use std::time::Duration;
 use crate::limit::significance::Significance;
 use crate::limit::{Rule, SyncMode};
 use crate::replication::NodeId;
+
+pub use check::Surroundings;
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use file::FILE_BYTES_MAX;
+pub use layer::Layer;
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,8 +61,27 @@ pub struct Config {
     pub log: LogConfig,
 }
 
+impl Config {
+    /// Reads and checks what the merged layers say.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first: unknown keys, values out of range, names that do
+    /// not exist, settings that contradict one another.
+    pub fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Self, ConfigErrors> {
+        check::resolve(layer, surroundings)
+    }
+
+    /// Reads and checks one YAML document by itself. `name` is what errors call the file.
+    ///
+    /// # Errors
+    /// As [`Config::resolve`] and [`Layer::from_yaml`].
+    pub fn from_yaml(name: &str, text: &str) -> Result<Self, ConfigErrors> {
+        Self::resolve(Layer::from_yaml(name, text)?, &Surroundings::default())
+    }
+}
+
 /// The admin API's listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AdminConfig {
     /// Loopback by default; any other address needs a token.
     pub listen: SocketAddr,
@@ -45,8 +89,17 @@ pub struct AdminConfig {
     pub token: Option<String>,
 }
 
+impl fmt::Debug for AdminConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminConfig")
+            .field("listen", &self.listen)
+            .field("token", &Redacted(self.token.is_some()))
+            .finish()
+    }
+}
+
 /// Membership and the gossip transport.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// Only nodes with the same id talk to each other; 1 to 64 bytes.
     pub id: String,
@@ -68,6 +121,32 @@ pub struct ClusterConfig {
     pub gossip_interval: Duration,
     /// How long a start waits for a peer before it counts alone.
     pub join_grace: Duration,
+}
+
+impl fmt::Debug for ClusterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterConfig")
+            .field("id", &self.id)
+            .field("gossip", &self.gossip)
+            .field("advertise", &self.advertise)
+            .field("seeds", &self.seeds)
+            .field("key_file", &self.key_file)
+            .field("key", &Redacted(self.key.is_some()))
+            .field("insecure_gossip", &self.insecure_gossip)
+            .field("identity_secret", &Redacted(self.identity_secret.is_some()))
+            .field("gossip_interval", &self.gossip_interval)
+            .field("join_grace", &self.join_grace)
+            .finish()
+    }
+}
+
+/// Stands for an optional secret where it would be printed.
+struct Redacted(bool);
+
+impl fmt::Debug for Redacted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "(redacted)" } else { "None" })
+    }
 }
 
 /// How counters are shared.
@@ -116,7 +195,7 @@ pub struct UpstreamConfig {
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Host name or address.
+    /// Host name or address; an IPv6 address stands without its brackets.
     pub host: String,
     /// Port.
     pub port: u16,

@@ -1,1 +1,221 @@
 //! Listeners, routing, upstream pools, headers, the response to every error.
+//!
+//! Owns the request path: accepts HTTP/1.1 and HTTP/2 (prior knowledge) from clients, asks the limiter,
+//! and passes what is admitted to HTTP/1.1 upstreams, bodies streamed both ways. One thread per worker;
+//! workers share no lock. Promises that a denied request never reaches an upstream, that what has been
+//! admitted is announced before the upstream sees it, and that no more is buffered than the configuration
+//! and the constants here allow.
+//!
+//! The client's Host is preserved: upstreams see what the client asked for (as with Envoy; nginx and Kong
+//! replace it by default), so virtual hosts, redirects and cookies work without configuration.
+
+mod body;
+mod charge;
+mod client_ip;
+mod connection;
+mod forward;
+mod headers;
+mod listener;
+mod metrics;
+mod pool;
+mod preface;
+mod respond;
+mod route;
+mod service;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::config::{Config, RouteConfig};
+use crate::limit::headers::HeaderNames;
+use crate::limit::{IdentityHasher, Limiter};
+use charge::ChargePlan;
+use route::Router;
+use worker::Worker;
+
+pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
+
+/// Called right after a decision that peers should hear of at once, on the request's thread: must return
+/// at once.
+pub type OnDue = Arc<dyn Fn() + Send + Sync>;
+
+/// What all workers of a proxy share.
+pub struct ProxyShared {
+    config: Arc<Config>,
+    limiter: Arc<Limiter>,
+    hasher: IdentityHasher,
+    on_due: OnDue,
+    metrics: Arc<ProxyMetrics>,
+    router: Router,
+    routes: Vec<RouteState>,
+    header_names: Arc<HeaderNames>,
+    node: HeaderValue,
+    connection_slots: Arc<Semaphore>,
+}
+
+/// One route, with what is known of its requests beforehand.
+struct RouteState {
+    config: RouteConfig,
+    upstream: usize,
+    plan: ChargePlan,
+}
+
+impl ProxyShared {
+    /// Wires a proxy for `config`, with `limiter` as the judge and `hasher` to turn clients into keys.
+    ///
+    /// # Panics
+    /// If a route names an upstream that `config` does not have; a checked configuration has it.
+    #[must_use]
+    pub fn new(config: Arc<Config>, limiter: Arc<Limiter>, hasher: IdentityHasher, on_due: OnDue) -> Self {
+        let rules = limiter.rules();
+        let state = |route: &RouteConfig| RouteState {
+            upstream: config
+                .upstreams
+                .iter()
+                .position(|upstream| upstream.name == route.upstream)
+                .expect("a checked configuration has the upstream of every route"),
+            plan: ChargePlan::new(&rules, route, &hasher),
+            config: route.clone(),
+        };
+        Self {
+            routes: config.routes.iter().map(state).collect(),
+            router: Router::new(&config.routes),
+            metrics: Arc::new(ProxyMetrics::new(config.proxy.workers)),
+            header_names: limiter.header_names(),
+            node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
+            connection_slots: Arc::new(Semaphore::new(
+                config.proxy.connections_max.clamp(1, Semaphore::MAX_PERMITS),
+            )),
+            config,
+            limiter,
+            hasher,
+            on_due,
+        }
+    }
+
+    /// What the request path counts about itself.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<ProxyMetrics> {
+        &self.metrics
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    fn hasher(&self) -> &IdentityHasher {
+        &self.hasher
+    }
+
+    fn header_names(&self) -> &HeaderNames {
+        &self.header_names
+    }
+
+    fn node(&self) -> &HeaderValue {
+        &self.node
+    }
+
+    fn connection_slots(&self) -> &Arc<Semaphore> {
+        &self.connection_slots
+    }
+
+    fn announce(&self) {
+        (self.on_due)();
+    }
+
+    fn route(&self, host: &str, path: &str) -> Option<&RouteState> {
+        self.router
+            .find(host, path)
+            .and_then(|index| self.routes.get(index))
+    }
+}
+
+/// A running proxy. Dropping it without [`Proxy::stop`] cuts off what is in flight.
+pub struct Proxy {
+    addresses: Vec<SocketAddr>,
+    workers: Vec<WorkerThread>,
+}
+
+struct WorkerThread {
+    stop: oneshot::Sender<Duration>,
+    thread: JoinHandle<usize>,
+}
+
+impl Proxy {
+    /// Binds the configured addresses and starts the workers. Clients are served when this returns.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or is in use, or a thread or its runtime cannot be made; nothing
+    /// is left running then.
+    pub fn start(shared: &Arc<ProxyShared>) -> io::Result<Self> {
+        let count = shared.config.proxy.workers.max(1);
+        let mut addresses = Vec::new();
+        let mut listeners: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+        for address in &shared.config.listen {
+            let (bound, of_workers) = listener::bind(*address, count)?;
+            addresses.push(bound);
+            for (all, one) in listeners.iter_mut().zip(of_workers) {
+                all.push(one);
+            }
+        }
+        let spawn = |(index, listeners)| spawn_worker(Arc::clone(shared), index, listeners);
+        let workers = listeners
+            .into_iter()
+            .enumerate()
+            .map(spawn)
+            .collect::<io::Result<_>>()?;
+        Ok(Self { addresses, workers })
+    }
+
+    /// The addresses that clients can connect to, in the order of the configuration, with actual ports.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting, lets connections finish what is in flight for at most `drain_timeout`, and ends
+    /// the workers. Answers how many connections were cut off.
+    pub async fn stop(self, drain_timeout: Duration) -> usize {
+        let mut threads = Vec::new();
+        for worker in self.workers {
+            // A worker that is gone already has nothing left to stop.
+            let _ = worker.stop.send(drain_timeout);
+            threads.push(worker.thread);
+        }
+        let join = move || threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum();
+        tokio::task::spawn_blocking(join).await.unwrap_or(0)
+    }
+}
+
+fn spawn_worker(
+    shared: Arc<ProxyShared>,
+    index: usize,
+    listeners: Vec<std::net::TcpListener>,
+) -> io::Result<WorkerThread> {
+    let (stop, stopped) = oneshot::channel();
+    let (report, started) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("weir-proxy-{index}"))
+        .spawn(move || {
+            let started = move |outcome| drop(report.send(outcome));
+            Worker::run(shared, index, listeners, started, stopped)
+        })?;
+    started
+        .recv()
+        .map_err(|_| io::Error::other("a worker ended before it started"))??;
+    Ok(WorkerThread { stop, thread })
+}

@@ -3,9 +3,23 @@
 //! Sans-IO: `handle_*` takes what happened, `poll_*` gives what to do. Owns the peers' rows, the version
 //! logs and the digests. Promises to do no I/O and to read no clock, and that whatever a peer sends is
 //! bounded before it is believed.
+//!
+//! In reading order: [`codec`] (what crosses the wire), `row` (who counted how much), `log` and `progress`
+//! (where a row stands, and how far a log is held), `push` (what leaves when), `merge` (what a delta does),
+//! `repair` (digests and what answers them), `core` (the state machine that joins them).
 
+pub mod codec;
 mod core;
 mod id;
+mod log;
+mod merge;
+mod origin;
+mod pacing;
+mod progress;
+mod push;
+mod repair;
+mod row;
 
+pub use self::codec::FrameError;
 pub use self::core::{PeerStatus, Replication, ReplicationConfig, ReplicationStats, Transmit};
 pub use id::{Generation, IdError, NodeId, ReplicaId};

@@ -1,0 +1,178 @@
+//! Nodes that know each other, in front of one upstream.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::client::CLIENT_HEADER;
+use crate::{DEADLINE, Node, Upstream, wait_until};
+
+/// A running cluster. Dropping it kills every process; after a failure it prints their logs.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes `a`, `b`, `c`, … in order of their start.
+    pub nodes: Vec<Node>,
+    /// What they forward to.
+    pub upstream: Upstream,
+    builder: ClusterBuilder,
+    directory: TempDir,
+}
+
+/// What a cluster is started with.
+#[derive(Clone, Debug)]
+pub struct ClusterBuilder {
+    nodes: usize,
+    mode: &'static str,
+    limit: String,
+    args: Vec<String>,
+}
+
+impl Cluster {
+    /// A cluster of three nodes in `gossip` mode, unless the builder is told otherwise, that admits
+    /// `limit` requests a year to each client.
+    ///
+    /// A year, since no scenario then meets the end of its window, and counts are exact.
+    #[must_use]
+    pub fn with_limit(limit: u64) -> ClusterBuilder {
+        ClusterBuilder {
+            nodes: 3,
+            mode: "gossip",
+            limit: format!("{limit}/year"),
+            args: Vec::new(),
+        }
+    }
+
+    /// Starts one more node, with the flags of the others, and does not wait for it.
+    ///
+    /// # Panics
+    /// There are 26 nodes already.
+    pub fn join(&mut self) -> &mut Node {
+        let args = self.builder.args.clone();
+        self.join_instead(args)
+    }
+
+    /// Starts one more node that calls the others with `args` in place of what [`ClusterBuilder::args`]
+    /// gave them, and does not wait for it.
+    ///
+    /// # Panics
+    /// There are 26 nodes already.
+    pub fn join_with(&mut self, args: &[&str]) -> &mut Node {
+        self.join_instead(args.iter().map(|&arg| arg.to_owned()).collect())
+    }
+
+    fn join_instead(&mut self, args: Vec<String>) -> &mut Node {
+        let builder = ClusterBuilder {
+            args,
+            ..self.builder.clone()
+        };
+        let node = builder.node(self.nodes.len(), self.directory.path(), &self.upstream);
+        self.nodes.push(node.with_args(seeds(&self.nodes)));
+        let node = self.nodes.last_mut().expect("a node was just added");
+        node.start();
+        node
+    }
+
+    /// Waits until every node sees all others alive, and is ready.
+    ///
+    /// # Panics
+    /// That takes longer than [`DEADLINE`], or a node ends.
+    pub async fn formed(&mut self) {
+        let all: Vec<String> = self.nodes.iter().map(|node| node.id().to_owned()).collect();
+        for node in &mut self.nodes {
+            node.ready().await;
+            let others: Vec<String> = all.iter().filter(|id| *id != node.id()).cloned().collect();
+            sees(node, &others).await;
+        }
+    }
+}
+
+impl ClusterBuilder {
+    /// How many nodes: 1 to 26.
+    #[must_use]
+    pub fn nodes(self, nodes: usize) -> Self {
+        Self { nodes, ..self }
+    }
+
+    /// The sync mode at start.
+    #[must_use]
+    pub fn mode(self, mode: &'static str) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Further flags of every node.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Starts the nodes, each with all others as seeds, and waits until they form a cluster.
+    ///
+    /// # Panics
+    /// They do not within [`DEADLINE`].
+    pub async fn start(self) -> Cluster {
+        let directory = tempfile::tempdir().expect("the temporary directory is writable");
+        let upstream = Upstream::start().await;
+        let nodes: Vec<Node> = (0..self.nodes)
+            .map(|index| self.node(index, directory.path(), &upstream))
+            .collect();
+        let seeds = seeds(&nodes);
+        let mut cluster = Cluster {
+            nodes: nodes
+                .into_iter()
+                .map(|node| node.with_args(seeds.clone()))
+                .collect(),
+            upstream,
+            builder: self,
+            directory,
+        };
+        cluster.nodes.iter_mut().for_each(Node::start);
+        cluster.formed().await;
+        cluster
+    }
+
+    fn node(&self, index: usize, directory: &Path, upstream: &Upstream) -> Node {
+        let index = u8::try_from(index).ok().filter(|&index| index < 26);
+        let id = char::from(b'a' + index.expect("a cluster has at most 26 nodes")).to_string();
+        let flags = [
+            ("--upstream", format!("http://{}", upstream.address())),
+            ("--limit", self.limit.clone()),
+            ("--limit-by", format!("header:{CLIENT_HEADER}")),
+            ("--sync-mode", self.mode.to_owned()),
+            ("--workers", "2".to_owned()),
+        ];
+        Node::new(&id, directory)
+            .with_args(
+                flags
+                    .into_iter()
+                    .flat_map(|(flag, value)| [flag.to_owned(), value]),
+            )
+            .with_args(["--debug-headers".to_owned()])
+            .with_args(self.args.clone())
+    }
+}
+
+/// Waits until the live peers of `node` are exactly `others`.
+///
+/// # Panics
+/// They are not after [`DEADLINE`].
+pub async fn sees(node: &Node, others: &[impl AsRef<str>]) {
+    let expected: Vec<&str> = others.iter().map(AsRef::as_ref).collect();
+    let what = format!("node {} sees {expected:?}", node.id());
+    wait_until(&what, DEADLINE, async || {
+        let live = node.peers("live").await?;
+        if live == expected {
+            Ok(())
+        } else {
+            Err(format!("it sees {live:?}"))
+        }
+    })
+    .await;
+}
+
+fn seeds(nodes: &[Node]) -> Vec<String> {
+    nodes
+        .iter()
+        .flat_map(|node| ["--seed".to_owned(), node.gossip().to_string()])
+        .collect()
+}

@@ -1,0 +1,289 @@
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::admin::metrics::Metrics;
+use crate::admin::views::{LimitsView, ModeView, NodeState, NodeView, PeersView, SelfView};
+use crate::limit::significance::Significance;
+use crate::limit::{Charge, Hits, KeyHash, Limiter, RowRef, Rule, UnixMillis};
+use crate::replication::{Generation, ReplicaId};
+
+const NOON: UnixMillis = UnixMillis(1_700_000_000_000);
+
+struct FakeNode {
+    missing: Vec<String>,
+    limiter: Limiter,
+    modes: Mutex<Vec<SyncMode>>,
+}
+
+impl FakeNode {
+    fn new() -> Self {
+        let rule = Rule {
+            name: "per-client".into(),
+            scope: crate::limit::RuleScope::Everything,
+            count_by: crate::limit::CountBy::All,
+            windows: ["5/minute".parse().unwrap(), "100/hour".parse().unwrap()]
+                .into_iter()
+                .collect(),
+            hits: Hits::ONE,
+            mode: None,
+        };
+        Self {
+            missing: Vec::new(),
+            limiter: Limiter::new(vec![rule], SyncMode::Gossip, Significance::default(), 1024),
+            modes: Mutex::default(),
+        }
+    }
+
+    fn request_from(&self, client: u128) {
+        let charge = Charge {
+            rule: 0,
+            key: KeyHash(client),
+            hits: Hits::ONE,
+        };
+        let _ = self.limiter.check(&[charge], NOON);
+    }
+}
+
+#[async_trait]
+impl Node for FakeNode {
+    fn now(&self) -> UnixMillis {
+        NOON
+    }
+
+    fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.clone()
+    }
+
+    fn peers(&self) -> PeersView {
+        let node = NodeView {
+            node_id: "a".into(),
+            generation: 1,
+            gossip_address: None,
+            admin_address: None,
+            listen_address: None,
+            state: NodeState::Live,
+            last_row_age_ms: None,
+            clock_offset_ms: None,
+            config_digest: None,
+            config_matches: true,
+            version: None,
+            mode: Some(SyncMode::Gossip),
+        };
+        PeersView {
+            this: SelfView { node, ready: true },
+            peers: Vec::new(),
+        }
+    }
+
+    fn config(&self) -> serde_json::Value {
+        serde_json::json!({})
+    }
+
+    fn metrics(&self) -> Metrics {
+        Metrics::default()
+    }
+
+    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>> {
+        let replica = ReplicaId {
+            node: "a".parse().unwrap(),
+            generation: Generation(7),
+        };
+        let own = |row| self.limiter.counters().view(row).unwrap().own;
+        rows.into_iter()
+            .map(|row| vec![(replica.clone(), own(row))])
+            .collect()
+    }
+
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
+        let mut modes = self.modes.lock().unwrap();
+        modes.push(mode);
+        Ok(ModeView {
+            mode,
+            version: modes.len() as u64,
+        })
+    }
+}
+
+/// Status, headers and body of one request to a node with the token `secret` (or none).
+fn ask(
+    node: &Arc<FakeNode>,
+    token: Option<&str>,
+    request: Request<&'static str>,
+) -> (StatusCode, Answer, String) {
+    let api = Api::new(Arc::clone(node) as Arc<dyn Node>, token);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let answer = api.handle(request.map(|body| Full::new(Bytes::from(body)))).await;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        (head.status, Response::from_parts(head, Full::default()), text)
+    })
+}
+
+fn get(path: &str) -> Request<&'static str> {
+    Request::get(path).body("").unwrap()
+}
+
+fn put_mode(body: &'static str) -> Request<&'static str> {
+    Request::put("/v1/mode").body(body).unwrap()
+}
+
+#[test]
+fn a_token_is_asked_for_below_v1_and_nowhere_else() {
+    let node = Arc::new(FakeNode::new());
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(ask(&node, Some("secret"), get(path)).0, StatusCode::OK, "{path}");
+    }
+    for (authorization, expected) in [
+        (None, StatusCode::UNAUTHORIZED),
+        (Some("secret"), StatusCode::UNAUTHORIZED),
+        (Some("Basic secret"), StatusCode::UNAUTHORIZED),
+        (Some("Bearer secre"), StatusCode::UNAUTHORIZED),
+        (Some("Bearer secret2"), StatusCode::UNAUTHORIZED),
+        (Some("Bearer secret"), StatusCode::OK),
+        (Some("bearer secret"), StatusCode::OK),
+    ] {
+        let mut request = get("/v1/peers");
+        if let Some(value) = authorization {
+            request
+                .headers_mut()
+                .insert(AUTHORIZATION, HeaderValue::from_static(value));
+        }
+        let (status, answer, _) = ask(&node, Some("secret"), request);
+        assert_eq!(status, expected, "{authorization:?}");
+        let challenged = answer.headers().get(WWW_AUTHENTICATE).is_some();
+        assert_eq!(
+            challenged,
+            expected == StatusCode::UNAUTHORIZED,
+            "{authorization:?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_token_a_request_under_a_foreign_host_name_is_refused() {
+    let node = Arc::new(FakeNode::new());
+    for (host, expected) in [
+        ("127.0.0.1:8001", StatusCode::OK),
+        ("[::1]:8001", StatusCode::OK),
+        ("localhost:8001", StatusCode::OK),
+        ("rebound.example:8001", StatusCode::MISDIRECTED_REQUEST),
+        ("127.0.0.1.example", StatusCode::MISDIRECTED_REQUEST),
+    ] {
+        let mut request = get("/v1/peers");
+        request.headers_mut().insert(HOST, HeaderValue::from_static(host));
+        assert_eq!(ask(&node, None, request).0, expected, "{host}");
+    }
+}
+
+#[test]
+fn readiness_is_503_with_every_reason_until_nothing_is_missing() {
+    let mut node = FakeNode::new();
+    node.missing = vec!["joining the cluster".into(), "draining".into()];
+    let (status, _, body) = ask(&Arc::new(node), None, get("/readyz"));
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let expected = serde_json::json!({"ready": false, "missing": ["joining the cluster", "draining"]});
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&body).unwrap(),
+        expected
+    );
+    assert_eq!(
+        ask(&Arc::new(FakeNode::new()), None, get("/readyz")).0,
+        StatusCode::OK
+    );
+}
+
+#[test]
+fn an_unknown_path_lists_the_known_ones_and_a_wrong_method_names_the_right_ones() {
+    let node = Arc::new(FakeNode::new());
+    let (status, _, body) = ask(&node, None, get("/v1/limit"));
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    for (path, _) in ENDPOINTS {
+        assert!(body.contains(path), "{path} is not in {body}");
+    }
+    for (request, allowed) in [
+        (get("/v1/mode"), "PUT"),
+        (Request::post("/v1/peers").body("").unwrap(), "GET, HEAD"),
+    ] {
+        let (status, answer, _) = ask(&node, None, request);
+        assert_eq!(
+            (status, &answer.headers()[ALLOW]),
+            (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static(allowed))
+        );
+    }
+}
+
+#[test]
+fn a_mode_is_read_from_json_or_text_and_nothing_else_changes_it() {
+    let node = Arc::new(FakeNode::new());
+    let long: &'static str = Box::leak(" ".repeat(BODY_BYTES_MAX + 1).into_boxed_str());
+    for (body, expected) in [
+        ("{\"mode\":\"local\"}", StatusCode::OK),
+        ("gossip\n", StatusCode::OK),
+        ("", StatusCode::BAD_REQUEST),
+        ("global", StatusCode::BAD_REQUEST),
+        ("{\"mode\":\"global\"}", StatusCode::BAD_REQUEST),
+        ("{\"mood\":\"local\"}", StatusCode::BAD_REQUEST),
+        (long, StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        let (status, _, answer) = ask(&node, None, put_mode(body));
+        assert_eq!(status, expected, "{body}: {answer}");
+        if expected == StatusCode::BAD_REQUEST {
+            assert!(
+                answer.contains("local") && answer.contains("gossip"),
+                "{body}: {answer}"
+            );
+        }
+    }
+    assert_eq!(*node.modes.lock().unwrap(), [SyncMode::Local, SyncMode::Gossip]);
+}
+
+#[test]
+fn limits_show_the_most_used_keys_first_with_their_counts_by_replica() {
+    let node = Arc::new(FakeNode::new());
+    for (client, requests) in [(1, 2), (2, 4), (3, 1)] {
+        (0..requests).for_each(|_| node.request_from(client));
+    }
+    let (status, _, body) = ask(&node, None, get("/v1/limits?limit=3"));
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let view: LimitsView = serde_json::from_str(&body).unwrap();
+    assert_eq!(view.live_keys, 6);
+    let totals: Vec<u64> = view.limits.iter().map(|limit| limit.total).collect();
+    assert_eq!(totals, [4, 4, 2]);
+    let minute = view.limits.iter().find(|limit| limit.limit == Some(5)).unwrap();
+    assert_eq!(minute.rule.as_deref(), Some("per-client"));
+    assert_eq!(minute.key, format!("{:032x}", 2));
+    assert_eq!((minute.own, minute.peers, minute.remaining), (4, 0, Some(1)));
+    assert_eq!(
+        (&minute.window_start[..], &minute.window_end[..]),
+        ("2023-11-14T22:13:00Z", "2023-11-14T22:14:00Z")
+    );
+    assert_eq!(minute.replicas.get("a/7"), Some(&4));
+}
+
+#[test]
+fn the_number_of_limits_shown_is_bounded_on_both_sides() {
+    assert_eq!(limits_shown(""), Ok(LIMITS_DEFAULT));
+    assert_eq!(limits_shown("limit=1"), Ok(1));
+    assert_eq!(limits_shown("limit=1000"), Ok(LIMITS_MAX));
+    for wrong in [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "limit=",
+        "limits=1",
+        "limit=99999999999999999999",
+    ] {
+        assert!(limits_shown(wrong).is_err(), "{wrong} was accepted");
+    }
+}

@@ -1,0 +1,110 @@
+//! The most used counters, for an operator to read.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use jiff::Timestamp;
+
+use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, UnixMillis};
+use crate::replication::ReplicaId;
+
+use super::Node;
+use super::views::{LimitView, LimitsView};
+
+/// The `shown` most used counters of windows that have not ended.
+pub(super) async fn most_used(node: &dyn Node, shown: usize) -> LimitsView {
+    let (live_keys, top) = sweep(node.limiter(), node.now(), shown);
+    let counts = node.row_counts(top.iter().map(|(row, _)| *row).collect()).await;
+    let rules = node.limiter().rules();
+    let periods = periods_by_id(&rules);
+    let mut counts = counts.into_iter();
+    let view = |(_, row): (RowRef, RowView)| {
+        let counts = counts.next().unwrap_or_default();
+        let name = node.limiter().names().name(row.key.key);
+        limit_view(&row, periods.get(&row.key.rule).copied(), name, counts)
+    };
+    LimitsView {
+        live_keys,
+        limits: top.into_iter().map(view).collect(),
+    }
+}
+
+/// Counts the live rows and keeps the `shown` largest in a heap of that size, so that a million keys
+/// cost one pass and little memory.
+fn sweep(limiter: &Limiter, now: UnixMillis, shown: usize) -> (u64, Vec<(RowRef, RowView)>) {
+    let mut live = 0;
+    // The least used stands on top of the heap, and makes way. Ties go to the earlier slot.
+    let mut top = BinaryHeap::with_capacity(shown + 1);
+    let counters = limiter.counters();
+    counters.for_each_live(|row, view| {
+        if view.key.window.end <= now {
+            return;
+        }
+        live += 1;
+        top.push((Reverse(total(&view)), row));
+        if top.len() > shown {
+            top.pop();
+        }
+    });
+    let rows = top.into_sorted_vec().into_iter();
+    // A row may have been evicted since.
+    (
+        live,
+        rows.filter_map(|(_, row)| Some((row, counters.view(row)?)))
+            .collect(),
+    )
+}
+
+fn total(row: &RowView) -> u64 {
+    row.own.saturating_add(row.peers)
+}
+
+fn periods_by_id(rules: &[Rule]) -> HashMap<RuleId, (&Rule, Period)> {
+    let windows = |rule: &'_ Rule| {
+        rule.windows
+            .iter()
+            .map(|window| window.period)
+            .collect::<Vec<_>>()
+    };
+    let pairs = rules
+        .iter()
+        .flat_map(|rule| windows(rule).into_iter().map(move |period| (rule, period)));
+    pairs
+        .map(|(rule, period)| (rule.id(period), (rule, period)))
+        .collect()
+}
+
+fn limit_view(
+    row: &RowView,
+    rule: Option<(&Rule, Period)>,
+    name: Option<String>,
+    counts: Vec<(ReplicaId, u64)>,
+) -> LimitView {
+    let total = total(row);
+    LimitView {
+        rule: rule.map(|(rule, _)| rule.name.clone()),
+        by: rule.map(|(rule, _)| rule.count_by.to_string()),
+        key: format!("{:032x}", row.key.key.0),
+        name,
+        period: rule.map(|(_, period)| period.to_string()),
+        window_start: rfc3339(row.key.window.start),
+        window_end: rfc3339(row.key.window.end),
+        limit: row.limit,
+        own: row.own,
+        peers: row.peers,
+        total,
+        remaining: row.limit.map(|limit| limit.saturating_sub(total)),
+        replicas: counts
+            .into_iter()
+            .map(|(replica, count)| (replica.to_string(), count))
+            .collect(),
+    }
+}
+
+/// A moment that jiff cannot name (after the year 9999) shows as milliseconds.
+fn rfc3339(at: UnixMillis) -> String {
+    let timestamp = i64::try_from(at.0)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    timestamp.map_or_else(|| at.0.to_string(), |timestamp| timestamp.to_string())
+}

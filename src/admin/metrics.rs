@@ -1,0 +1,366 @@
+//! What a node measures, as OpenMetrics text: the names, the help and the units.
+//!
+//! The counters themselves live where they are counted, in whatever form is cheapest there. A scrape
+//! reads them once into [`Metrics`], so the request path knows nothing of this format.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::limit::SyncMode;
+use crate::replication::ReplicationStats;
+
+/// Media type of the text (OpenMetrics 1.0, which every Prometheus since 2.5 reads).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One reading of everything that a node measures. Counts are totals since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Whether `/readyz` answers 200.
+    pub ready: bool,
+    /// The cluster-wide mode in force here.
+    pub mode: SyncMode,
+    /// Answered requests by status class (`2xx`).
+    pub requests: Vec<(&'static str, u64)>,
+    /// Decisions of the limiter.
+    pub decisions: Vec<DecisionCount>,
+    /// How long requests took, from head to the head of the response.
+    pub request_duration: HistogramReading,
+    /// Requests without an answer from their upstream, by what failed.
+    pub upstream_failures: Vec<(&'static str, u64)>,
+    /// Requests being answered now.
+    pub requests_in_flight: u64,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Counters held now.
+    pub keys_live: u64,
+    /// Counters evicted to make room.
+    pub keys_evicted: u64,
+    /// Counters refused because the table was full.
+    pub keys_refused: u64,
+    /// Gossip datagrams and bytes.
+    pub gossip: GossipReading,
+    /// Other nodes that membership says are alive.
+    pub peers_live: u64,
+    /// Clock offset of each live peer in milliseconds; positive: it is ahead.
+    pub peer_clock_offsets_ms: Vec<(String, i64)>,
+    /// Live peers whose configuration differs from ours.
+    pub config_mismatches: u64,
+    /// What replication did.
+    pub replication: ReplicationStats,
+}
+
+/// How often one kind of decision was made.
+#[derive(Clone, Debug)]
+pub struct DecisionCount {
+    /// The rule, where decisions are counted by rule.
+    pub rule: Option<String>,
+    /// The mode, where decisions are counted by mode.
+    pub mode: Option<SyncMode>,
+    /// `admitted` or `denied`.
+    pub outcome: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+/// One reading of a histogram of durations.
+#[derive(Clone, Debug, Default)]
+pub struct HistogramReading {
+    /// Upper bound in seconds (inclusive) and count of each bucket, not cumulative; the last is infinite.
+    pub buckets: Vec<(f64, u64)>,
+    /// Sum of all durations in seconds.
+    pub sum_seconds: f64,
+}
+
+/// Datagrams and bytes of the gossip socket.
+#[derive(Clone, Debug, Default)]
+pub struct GossipReading {
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Bytes received, sealed.
+    pub bytes_received: u64,
+    /// Bytes sent, sealed.
+    pub bytes_sent: u64,
+    /// Datagrams dropped, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+}
+
+impl Metrics {
+    /// The reading as OpenMetrics text.
+    ///
+    /// # Errors
+    /// A formatter failed; writing to memory does not.
+    pub fn encode(self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::with_prefix("weir");
+        registry.register_collector(Box::new(self));
+        let mut text = String::with_capacity(8 << 10);
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        self.encode_node(&mut out)?;
+        self.encode_requests(&mut out)?;
+        self.encode_keys(&mut out)?;
+        self.encode_gossip(&mut out)?;
+        self.encode_replication(&mut out)
+    }
+}
+
+impl Metrics {
+    fn encode_node(&self, out: &mut Families<'_>) -> fmt::Result {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        out.family(
+            "build_info",
+            "The running version",
+            MetricType::Gauge,
+            |samples| samples.gauge(&version, 1),
+        )?;
+        out.gauge("ready", "Whether the node takes traffic", u64::from(self.ready))?;
+        let modes = [SyncMode::Local, SyncMode::Gossip];
+        out.family(
+            "sync_mode",
+            "The cluster-wide mode in force",
+            MetricType::Gauge,
+            |samples| {
+                modes.iter().try_for_each(|mode| {
+                    samples.gauge(&[("mode", mode.to_string())], u64::from(*mode == self.mode))
+                })
+            },
+        )
+    }
+
+    fn encode_requests(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counters("requests", "Requests answered", "status_class", &self.requests)?;
+        out.family(
+            "decisions",
+            "Decisions of the limiter",
+            MetricType::Counter,
+            |samples| {
+                self.decisions.iter().try_for_each(|decision| {
+                    let rule = decision.rule.clone().map(|rule| ("rule", rule));
+                    let mode = decision.mode.map(|mode| ("mode", mode.to_string()));
+                    let outcome = ("outcome", decision.outcome.to_owned());
+                    let labels: Vec<_> = rule.into_iter().chain(mode).chain([outcome]).collect();
+                    samples.counter(&labels, decision.count)
+                })
+            },
+        )?;
+        let help = "Time from a request's head to its response's head";
+        out.histogram("request_duration_seconds", help, &self.request_duration)?;
+        let help = "Requests that no upstream answered";
+        out.counters("upstream_failures", help, "reason", &self.upstream_failures)?;
+        out.gauge(
+            "requests_in_flight",
+            "Requests being answered",
+            self.requests_in_flight,
+        )?;
+        out.gauge("connections", "Open client connections", self.connections)
+    }
+
+    fn encode_keys(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.gauge("keys_live", "Counters held", self.keys_live)?;
+        out.counter("keys_evicted", "Counters evicted to make room", self.keys_evicted)?;
+        out.counter(
+            "keys_refused",
+            "Counters refused by a full table",
+            self.keys_refused,
+        )
+    }
+
+    fn encode_gossip(&self, out: &mut Families<'_>) -> fmt::Result {
+        let gossip = &self.gossip;
+        let datagrams = [
+            ("received", gossip.datagrams_received),
+            ("sent", gossip.datagrams_sent),
+        ];
+        out.counters("gossip_datagrams", "Gossip datagrams", "direction", &datagrams)?;
+        let bytes = [("received", gossip.bytes_received), ("sent", gossip.bytes_sent)];
+        out.counters(
+            "gossip_bytes",
+            "Gossip bytes on the wire, sealed",
+            "direction",
+            &bytes,
+        )?;
+        out.counters(
+            "gossip_dropped",
+            "Gossip datagrams dropped",
+            "reason",
+            &gossip.dropped,
+        )?;
+        out.gauge("peers_live", "Other nodes that are alive", self.peers_live)?;
+        let help = "Clock of a peer against ours; positive: it is ahead";
+        out.family("peer_clock_offset_seconds", help, MetricType::Gauge, |samples| {
+            self.peer_clock_offsets_ms
+                .iter()
+                .try_for_each(|(peer, offset)| samples.gauge_seconds(&[("peer", peer.as_str())], *offset))
+        })?;
+        let help = "Live peers whose configuration differs from ours";
+        out.gauge("config_mismatch", help, self.config_mismatches)
+    }
+
+    fn encode_replication(&self, out: &mut Families<'_>) -> fmt::Result {
+        let stats = &self.replication;
+        out.gauge("replication_rows", "Rows of all replicas held", stats.rows)?;
+        let frames = [
+            ("received", stats.frames_received),
+            ("refused", stats.frames_refused),
+        ];
+        out.counters(
+            "replication_frames",
+            "Frames handled and refused",
+            "outcome",
+            &frames,
+        )?;
+        let rows = [("raised", stats.rows_merged), ("refused", stats.rows_refused)];
+        out.counters(
+            "replication_rows_received",
+            "Rows merged and refused",
+            "outcome",
+            &rows,
+        )?;
+        let pushes = [("due", stats.pushes_due), ("tick", stats.pushes_tick)];
+        out.counters("replication_pushes", "Pushes of own rows", "cause", &pushes)?;
+        let help = "Deltas sent to repair what a peer lacked";
+        out.counter("replication_repairs", help, stats.repairs)
+    }
+}
+
+/// Writes whole families, each with its description.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl FnOnce(&mut Samples<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        samples(&mut Samples(self.0.encode_descriptor(name, help, None, kind)?))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        encoder.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |samples| {
+            let mut values = values.iter();
+            values.try_for_each(|(value, count)| samples.counter(&[(label, *value)], *count))
+        })
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, reading: &HistogramReading) -> fmt::Result {
+        let count = reading.buckets.iter().map(|(_, count)| count).sum();
+        let mut encoder = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Histogram)?;
+        encoder.encode_histogram::<NoLabelSet>(reading.sum_seconds, count, &reading.buckets, None)
+    }
+}
+
+/// Writes the samples of one family.
+struct Samples<'a>(MetricEncoder<'a>);
+
+impl Samples<'_> {
+    fn gauge<L: EncodeLabelSet>(&mut self, labels: &L, value: u64) -> fmt::Result {
+        self.0.encode_family(labels)?.encode_gauge(&value)
+    }
+
+    fn gauge_seconds<L: EncodeLabelSet>(&mut self, labels: &L, millis: i64) -> fmt::Result {
+        let seconds = std::time::Duration::from_millis(millis.unsigned_abs()).as_secs_f64();
+        let seconds = if millis < 0 { -seconds } else { seconds };
+        self.0.encode_family(labels)?.encode_gauge(&seconds)
+    }
+
+    fn counter<L: EncodeLabelSet>(&mut self, labels: &L, value: u64) -> fmt::Result {
+        let mut encoder = self.0.encode_family(labels)?;
+        encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line_of<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+        text.lines().find(|line| line.starts_with(start))
+    }
+
+    #[test]
+    fn every_reading_appears_under_its_conventional_name() {
+        let metrics = Metrics {
+            ready: true,
+            mode: SyncMode::Gossip,
+            requests: vec![("2xx", 7), ("4xx", 3)],
+            decisions: vec![
+                DecisionCount {
+                    rule: None,
+                    mode: None,
+                    outcome: "denied",
+                    count: 3,
+                },
+                DecisionCount {
+                    rule: Some("a\"b".into()),
+                    mode: Some(SyncMode::Local),
+                    outcome: "admitted",
+                    count: 9,
+                },
+            ],
+            request_duration: HistogramReading {
+                buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)],
+                sum_seconds: 0.5,
+            },
+            keys_evicted: 4,
+            gossip: GossipReading {
+                bytes_sent: 12,
+                dropped: vec![("bad_tag", 2)],
+                ..Default::default()
+            },
+            peer_clock_offsets_ms: vec![("b".into(), -1500)],
+            config_mismatches: 1,
+            ..Metrics::default()
+        };
+        let text = metrics.encode().unwrap();
+        for expected in [
+            "weir_ready 1",
+            "weir_sync_mode{mode=\"gossip\"} 1",
+            "weir_sync_mode{mode=\"local\"} 0",
+            "weir_requests_total{status_class=\"2xx\"} 7",
+            "weir_decisions_total{outcome=\"denied\"} 3",
+            "weir_decisions_total{rule=\"a\\\"b\",mode=\"local\",outcome=\"admitted\"} 9",
+            "weir_request_duration_seconds_bucket{le=\"0.01\"} 5",
+            "weir_request_duration_seconds_bucket{le=\"+Inf\"} 6",
+            "weir_request_duration_seconds_count 6",
+            "weir_keys_evicted_total 4",
+            "weir_gossip_bytes_total{direction=\"sent\"} 12",
+            "weir_gossip_dropped_total{reason=\"bad_tag\"} 2",
+            "weir_peer_clock_offset_seconds{peer=\"b\"} -1.5",
+            "weir_config_mismatch 1",
+            "# TYPE weir_requests counter",
+        ] {
+            assert!(
+                text.lines().any(|line| line == expected),
+                "no line `{expected}` in\n{text}"
+            );
+        }
+        assert!(line_of(&text, "weir_build_info{version=\"").is_some_and(|line| line.ends_with(" 1")));
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

@@ -1,0 +1,142 @@
+//! The client of the demo: one request after the other, over the nodes in turn.
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use crate::cli::http::{Client, Response};
+
+use super::cluster::{CLIENT_HEADER, Node};
+
+/// What the names of Kong's headers begin with; the window's name follows.
+const REMAINING: &str = "x-ratelimit-remaining-";
+
+/// One client, counted under its own name by every node.
+#[derive(Debug)]
+pub(super) struct RoundRobin {
+    headers: HeaderMap,
+    connections: Vec<Client>,
+    turn: usize,
+}
+
+/// What the client read off one answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// 200 or 429.
+    pub(super) status: StatusCode,
+    /// The node that answered.
+    pub(super) node: String,
+    /// The window it counted in: start in Unix milliseconds.
+    pub(super) window: String,
+    /// The window's name, as in `X-RateLimit-Remaining-Minute`.
+    pub(super) window_name: String,
+    /// What is left in that window.
+    pub(super) remaining: String,
+}
+
+impl RoundRobin {
+    /// A client that is counted as `identity`.
+    pub(super) fn new(identity: &str, nodes: &[Node]) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CLIENT_HEADER, HeaderValue::from_str(identity)?);
+        let connections: Result<_, _> = nodes.iter().map(|node| Client::new(&node.listen)).collect();
+        Ok(Self {
+            headers,
+            connections: connections?,
+            turn: 0,
+        })
+    }
+
+    /// Sends one request to the node whose turn it is, and reads the whole answer.
+    pub(super) async fn send(&mut self) -> anyhow::Result<Answer> {
+        let turn = self.turn % self.connections.len();
+        self.turn += 1;
+        let connection = &mut self.connections[turn];
+        let response = connection
+            .request(Method::GET, "/", self.headers.clone(), Bytes::new())
+            .await?;
+        Answer::read(&response).with_context(|| format!("the answer of http://{}", connection.authority()))
+    }
+}
+
+impl Answer {
+    fn read(response: &Response) -> anyhow::Result<Self> {
+        let status = response.status;
+        if !matches!(status, StatusCode::OK | StatusCode::TOO_MANY_REQUESTS) {
+            bail!("expected 200 or 429, got {status}: {}", response.excerpt());
+        }
+        let text = |name: &str| {
+            let value = response
+                .header(name)
+                .with_context(|| format!("{status} without `{name}`"))?;
+            anyhow::Ok(value.to_owned())
+        };
+        let window_name = response
+            .headers
+            .keys()
+            .find_map(|name| name.as_str().strip_prefix(REMAINING));
+        let window_name = window_name.with_context(|| format!("{status} without `{REMAINING}…`"))?;
+        Ok(Self {
+            status,
+            node: text("x-weir-node")?,
+            window: text("x-weir-window")?,
+            window_name: capitalized(window_name),
+            remaining: text(&format!("{REMAINING}{window_name}"))?,
+        })
+    }
+}
+
+/// Header names arrive in lower case; `minute` is written `Minute`.
+fn capitalized(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_ascii_uppercase().to_string() + letters.as_str()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, headers: &[(&'static str, &'static str)]) -> Response {
+        let headers = headers
+            .iter()
+            .map(|&(name, value)| (name, HeaderValue::from_static(value)));
+        Response {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers
+                .map(|(name, value)| (name.parse().unwrap(), value))
+                .collect(),
+            body: Bytes::from_static(b"{\"message\":\"why\"}"),
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_node_window_and_what_remains() {
+        let headers = [
+            ("x-weir-node", "b"),
+            ("x-weir-window", "1700000040000"),
+            ("x-ratelimit-limit-minute", "5"),
+            ("x-ratelimit-remaining-minute", "3"),
+        ];
+        let answer = Answer::read(&response(429, &headers)).unwrap();
+        assert_eq!(
+            (answer.node.as_str(), answer.window.as_str()),
+            ("b", "1700000040000")
+        );
+        assert_eq!(
+            (answer.window_name.as_str(), answer.remaining.as_str()),
+            ("Minute", "3")
+        );
+        assert!(
+            Answer::read(&response(200, &headers[..3])).is_err(),
+            "nothing says what remains"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_neither_admitted_nor_denied_is_an_error_that_shows_it() {
+        let error = Answer::read(&response(502, &[])).unwrap_err().to_string();
+        assert!(error.contains("502") && error.contains("why"), "{error}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The cluster of the demo: an upstream and N nodes on free loopback ports.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::cli::http::{Client, admin_headers, request};
+use crate::limit::SyncMode;
+
+use super::process::Processes;
+
+/// The request header that tells the demo's clients apart: the nodes count by it.
+pub(super) const CLIENT_HEADER: &str = "x-client";
+
+/// Longest wait for the cluster to agree on something: gossip needs a few rounds of 100 ms.
+const AGREE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How often a node is asked meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The upstream and the nodes, once all nodes know each other.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    /// Address of the upstream.
+    pub(super) upstream: String,
+    /// The nodes, in order of their start.
+    pub(super) nodes: Vec<Node>,
+}
+
+/// Where a node can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    /// Its name.
+    pub(super) id: String,
+    /// Where clients connect.
+    pub(super) listen: String,
+    /// The admin API.
+    pub(super) admin: String,
+    gossip: SocketAddr,
+}
+
+impl Cluster {
+    /// Starts everything in `mode`, and returns when every node sees all others and is ready.
+    pub(super) async fn start(
+        processes: &mut Processes,
+        nodes: u16,
+        limit: &str,
+        mode: SyncMode,
+    ) -> anyhow::Result<Self> {
+        let echo = ["echo", "--listen", "127.0.0.1:0"].map(str::to_owned);
+        let upstream = processes.start("the upstream", &echo, "listening on ").await?;
+        let upstream = authority(&upstream).to_owned();
+        let mut started: Vec<Node> = Vec::new();
+        for index in 0..nodes {
+            let seed = started.first().map(|first| first.gossip);
+            let args = node_args(&name(index), seed, &upstream, limit, mode);
+            let what = format!("node {}", name(index));
+            let line = processes.start(&what, &args, "weir: node ").await?;
+            started.push(Node::parse(&line).with_context(|| format!("{what} announced `{line}`"))?);
+        }
+        let cluster = Self {
+            upstream,
+            nodes: started,
+        };
+        cluster
+            .agree(processes, "see all others and are ready", async |node| {
+                node.is_ready_among(nodes).await
+            })
+            .await?;
+        Ok(cluster)
+    }
+
+    /// Switches the whole cluster to `mode` through its first node, and returns when all follow.
+    pub(super) async fn switch(&self, processes: &mut Processes, mode: SyncMode) -> anyhow::Result<()> {
+        let body = json!({ "mode": mode }).to_string();
+        let headers = admin_headers(None)?;
+        let first = self.nodes.first().context("a cluster has a node")?;
+        let answer = request(Method::PUT, &first.admin, "/v1/mode", headers, Bytes::from(body)).await?;
+        if answer.status != StatusCode::OK {
+            bail!("PUT /v1/mode: {}: {}", answer.status, answer.excerpt());
+        }
+        self.agree(processes, &format!("are in {mode} mode"), async |node| {
+            node.is_in(mode).await
+        })
+        .await
+    }
+
+    /// How many requests the upstream has received.
+    pub(super) async fn upstream_requests(&self) -> anyhow::Result<u64> {
+        let answer = Client::new(&self.upstream)?.get("/_echo/count").await?;
+        let count: Value = answer.json()?;
+        count["requests"]
+            .as_u64()
+            .with_context(|| format!("the upstream answered {count}"))
+    }
+
+    /// Waits until `holds` for every node.
+    async fn agree(
+        &self,
+        processes: &mut Processes,
+        what: &str,
+        holds: impl AsyncFn(&Node) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + AGREE_TIMEOUT;
+        for node in &self.nodes {
+            while !holds(node).await? {
+                processes.check()?;
+                if Instant::now() >= deadline {
+                    bail!(
+                        "not all nodes {what} after {AGREE_TIMEOUT:?}: node {} does not",
+                        node.id
+                    );
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Reads what follows `weir: node ` in the line that a node prints when it listens.
+    fn parse(line: &str) -> Option<Self> {
+        let (id, rest) = line.split_once(" listening on ")?;
+        let (listen, rest) = rest.split_once(", admin ")?;
+        let (admin, rest) = rest.split_once(", gossip ")?;
+        let (gossip, _mode) = rest.split_once(", mode ")?;
+        Some(Self {
+            id: id.to_owned(),
+            listen: authority(listen).to_owned(),
+            admin: authority(admin).to_owned(),
+            gossip: gossip.parse().ok()?,
+        })
+    }
+
+    async fn is_ready_among(&self, nodes: u16) -> anyhow::Result<bool> {
+        let mut client = Client::new(&self.admin)?;
+        if client.get("/readyz").await?.status != StatusCode::OK {
+            return Ok(false);
+        }
+        let view: Value = client.get("/v1/peers").await?.json()?;
+        let peers = view["peers"].as_array().map_or(&[][..], Vec::as_slice);
+        let live = peers.iter().filter(|peer| peer["state"] == "live").count();
+        Ok(live + 1 == usize::from(nodes))
+    }
+
+    async fn is_in(&self, mode: SyncMode) -> anyhow::Result<bool> {
+        let view: Value = Client::new(&self.admin)?.get("/v1/peers").await?.json()?;
+        Ok(view["self"]["mode"] == json!(mode))
+    }
+}
+
+fn node_args(id: &str, seed: Option<SocketAddr>, upstream: &str, limit: &str, mode: SyncMode) -> Vec<String> {
+    let mut args = vec!["run".to_owned(), "--debug-headers".to_owned()];
+    let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    flag("--node-id", id.to_owned());
+    for listener in ["--listen", "--admin", "--gossip"] {
+        flag(listener, "127.0.0.1:0".to_owned());
+    }
+    flag("--upstream", format!("http://{upstream}"));
+    flag("--limit", limit.to_owned());
+    flag("--limit-by", format!("header:{CLIENT_HEADER}"));
+    flag("--sync-mode", mode.to_string());
+    // One request at a time is on its way; fifty nodes with a thread per core would only crowd it.
+    flag("--workers", "1".to_owned());
+    flag("--log", "warn".to_owned());
+    if let Some(seed) = seed {
+        flag("--seed", seed.to_string());
+    }
+    args
+}
+
+/// `a`, `b`, … `z`, `a1`, `b1`, …
+fn name(index: u16) -> String {
+    let letter = char::from(b'a' + u8::try_from(index % 26).expect("below 26"));
+    match index / 26 {
+        0 => letter.to_string(),
+        round => format!("{letter}{round}"),
+    }
+}
+
+/// `host:port` of what a child announced with or without a scheme.
+fn authority(address: &str) -> &str {
+    let address = address.trim();
+    address.strip_prefix("http://").unwrap_or(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_tells_where_a_node_can_be_reached() {
+        let line = "a listening on http://127.0.0.1:8000, admin http://127.0.0.1:8001, \
+                    gossip 127.0.0.1:7946, mode gossip";
+        let node = Node {
+            id: "a".to_owned(),
+            listen: "127.0.0.1:8000".to_owned(),
+            admin: "127.0.0.1:8001".to_owned(),
+            gossip: "127.0.0.1:7946".parse().unwrap(),
+        };
+        assert_eq!(Node::parse(line), Some(node));
+        assert_eq!(Node::parse("a listening on http://127.0.0.1:8000"), None);
+        assert_eq!(Node::parse(&line.replace("7946", "port")), None);
+    }
+
+    #[test]
+    fn every_node_has_a_name_of_its_own() {
+        let names: std::collections::HashSet<String> = (0..50).map(name).collect();
+        assert_eq!(names.len(), 50);
+        assert_eq!(
+            (name(0), name(25), name(26)),
+            ("a".to_owned(), "z".to_owned(), "a1".to_owned())
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! Which replicas are live, and how many share the limits.
+
+use crate::limit::SyncMode;
+use crate::replication::Generation;
+
+use super::*;
+
+fn replica(node: &str, generation: u64) -> ReplicaId {
+    ReplicaId {
+        node: node.parse().unwrap(),
+        generation: Generation(generation),
+    }
+}
+
+fn sighting(node: &str, generation: u64, live: bool) -> Sighting {
+    Sighting {
+        replica: replica(node, generation),
+        address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+        live,
+        attributes: Attributes::default(),
+    }
+}
+
+fn with_presence(mut sighting: Sighting, presence: Presence) -> Sighting {
+    sighting.attributes.presence = presence;
+    sighting
+}
+
+fn table() -> MemberTable {
+    MemberTable::new(replica("me", 5), 1)
+}
+
+fn peers(view: &View) -> Vec<String> {
+    view.peers.iter().map(|(id, _)| id.to_string()).collect()
+}
+
+#[test]
+fn of_two_lives_of_a_node_only_the_newer_live_one_is_a_peer() {
+    let me = || sighting("me", 5, true);
+    let both = vec![sighting("b", 9, true), sighting("b", 2, true), me()];
+    assert_eq!(peers(&table().view(both, Duration::ZERO)), ["b/9"]);
+    let newer_dead = vec![sighting("b", 9, false), sighting("b", 2, true), me()];
+    assert_eq!(peers(&table().view(newer_dead, Duration::ZERO)), ["b/2"]);
+}
+
+#[test]
+fn former_lives_of_ourselves_are_no_peers_and_a_newer_one_supersedes_us() {
+    let view = table().view(
+        vec![sighting("me", 4, true), sighting("me", 5, true)],
+        Duration::ZERO,
+    );
+    assert_eq!(
+        (peers(&view).len(), view.replicas, view.superseded),
+        (0, 1, false)
+    );
+    let view = table().view(
+        vec![sighting("me", 5, true), sighting("me", 6, true)],
+        Duration::ZERO,
+    );
+    assert_eq!((peers(&view).len(), view.superseded), (0, true));
+}
+
+#[test]
+fn a_crashed_node_counts_for_ten_seconds_and_one_that_left_does_not() {
+    let mut table = table();
+    let second = Duration::from_secs(1);
+    let alive = vec![sighting("b", 1, true), sighting("c", 1, true)];
+    assert_eq!(table.view(alive, Duration::ZERO).replicas, 3);
+    let left = || with_presence(sighting("c", 1, true), Presence::Left);
+    let after = |table: &mut MemberTable, at| table.view(vec![sighting("b", 1, false), left()], at);
+    let view = after(&mut table, 9 * second);
+    assert_eq!((view.replicas, view.peers.len()), (2, 0));
+    assert_eq!(after(&mut table, 10 * second).replicas, 1);
+}
+
+#[test]
+fn a_leaving_node_stays_a_peer_until_it_has_left() {
+    let leaving = with_presence(sighting("b", 1, true), Presence::Leaving);
+    assert_eq!(peers(&table().view(vec![leaving], Duration::ZERO)), ["b/1"]);
+}
+
+#[test]
+fn a_node_that_left_and_came_back_is_counted_again() {
+    let lives = vec![
+        with_presence(sighting("b", 1, true), Presence::Left),
+        sighting("b", 2, true),
+    ];
+    let view = table().view(lives, Duration::ZERO);
+    assert_eq!((peers(&view), view.replicas), (vec!["b/2".to_owned()], 2));
+}
+
+#[test]
+fn the_divisor_never_falls_below_the_configured_minimum() {
+    let mut table = MemberTable::new(replica("me", 5), 3);
+    assert_eq!(table.view(Vec::new(), Duration::ZERO).replicas, 3);
+    let four = ["b", "c", "d"].map(|node| sighting(node, 1, true)).to_vec();
+    assert_eq!(table.view(four, Duration::ZERO).replicas, 4);
+}
+
+#[test]
+fn the_newest_mode_is_found_whoever_publishes_it_even_the_dead() {
+    let mut old = sighting("b", 1, true);
+    old.attributes.mode = Some(ModeVersion::configured(SyncMode::Gossip));
+    let mut dead = sighting("c", 1, false);
+    let newest = ModeVersion::configured(SyncMode::Gossip).next(SyncMode::Local);
+    dead.attributes.mode = Some(newest);
+    assert_eq!(table().view(vec![old, dead], Duration::ZERO).mode, Some(newest));
+}

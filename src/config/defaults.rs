@@ -1,0 +1,71 @@
+//! Every default, and why it is that number.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Loopback until told otherwise: a gateway that was only tried out must not be reachable.
+pub(super) const LISTEN: SocketAddr = loopback(8000);
+
+/// Next to the client port; loopback, since the admin API can switch the whole cluster's mode.
+pub(super) const ADMIN: SocketAddr = loopback(8001);
+
+/// 7946 is where gossip is looked for (Serf, memberlist); loopback, since open gossip believes anyone.
+pub(super) const GOSSIP: SocketAddr = loopback(7946);
+
+/// One product, one cluster, until a second one shares the network.
+pub(super) const CLUSTER_ID: &str = "weir";
+
+/// A fifth of the time in which a human notices; three nodes then spend well under 1 % of a core on
+/// membership.
+pub(super) const GOSSIP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Thirty rounds of gossip: enough for pods that start together, short enough for a first node.
+pub(super) const JOIN_GRACE: Duration = Duration::from_secs(3);
+
+/// What is not urgent is at most this stale. Shorter costs datagrams and gains nothing: what is near its
+/// limit does not wait for the tick.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// No assumption about nodes that are not seen.
+pub(super) const MIN_REPLICAS: u32 = 1;
+
+/// Fits every path without IP fragmentation: the IPv6 minimum of 1,280 bytes less its headers.
+pub(super) const DATAGRAM_BYTES: usize = 1200;
+
+/// NTP keeps nodes within milliseconds; this forgives a node that boots before its clock is set.
+pub(super) const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
+
+/// A million clients are about 250 MB of counters, which a gateway node has.
+pub(super) const MAX_KEYS: u32 = 1_000_000;
+
+/// Within a data centre a connection takes milliseconds; two seconds survive one lost SYN (retried
+/// after one).
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What nginx, Envoy's peers and Kong wait for an answer.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Covers the concurrency one worker has with one server; more only holds sockets open.
+pub(super) const IDLE_CONNECTIONS: usize = 64;
+
+/// Room for large cookies and tokens; a client cannot make a connection cost more memory than this.
+pub(super) const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Browsers send about twenty; hyper's own default.
+pub(super) const HEADERS_MAX: usize = 100;
+
+/// A head arrives in one packet; ten seconds are for bad radio, not for Slowloris.
+pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Two sockets each stay under the common limit of 20,000 to 65,536 open files.
+pub(super) const CONNECTIONS_MAX: usize = 10_000;
+
+/// A third of Kubernetes' grace period of 30 s, which leaves time to leave the cluster.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Starts, stops and what goes wrong; requests are not logged at this level.
+pub(super) const LOG_FILTER: &str = "info";
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

@@ -1,0 +1,163 @@
+//! The configuration in force as JSON, in the shape of the file, without its secrets.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+use serde_json::{Value, json};
+
+use super::{Config, RouteConfig, Target, UpstreamConfig};
+use crate::limit::{Period, Rule, RuleScope};
+
+/// Stands where a secret is.
+const REDACTED: &str = "(redacted)";
+
+impl Config {
+    /// Every setting that has a value, defaults included, as a file would say it; secrets are replaced
+    /// by a mark. Without secrets, reading it back gives the same configuration.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        without_nulls(json!({
+            "node_id": self.node_id.as_str(),
+            "listen": self.listen,
+            "admin": { "listen": self.admin.listen, "token": redacted(self.admin.token.as_ref()) },
+            "cluster": self.cluster_json(),
+            "sync": self.sync_json(),
+            "limits": { "max_keys": self.limits.max_keys, "hide_headers": self.limits.hide_headers },
+            "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
+            "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
+            "routes": self.routes.iter().map(route).collect::<Value>(),
+            "proxy": self.proxy_json(),
+            "log": { "filter": self.log.filter, "json": self.log.json },
+        }))
+    }
+
+    fn cluster_json(&self) -> Value {
+        let cluster = &self.cluster;
+        json!({
+            "id": cluster.id,
+            "gossip": cluster.gossip,
+            "advertise": cluster.advertise,
+            "seeds": cluster.seeds,
+            "key_file": cluster.key_file,
+            "key": redacted(cluster.key.as_ref()),
+            "insecure_gossip": cluster.insecure_gossip,
+            "identity_secret": redacted(cluster.identity_secret.as_ref()),
+            "gossip_interval": text(cluster.gossip_interval),
+            "join_grace": text(cluster.join_grace),
+        })
+    }
+
+    fn sync_json(&self) -> Value {
+        let sync = &self.sync;
+        json!({
+            "mode": sync.mode,
+            "tick": text(sync.tick),
+            "alpha": f64::from(sync.significance.alpha_permille) / 1000.0,
+            "epsilon": f64::from(sync.significance.epsilon_permille) / 1000.0,
+            "min_replicas": sync.min_replicas,
+            "datagram_bytes": sync.datagram_bytes,
+            "max_clock_skew": text(sync.max_clock_skew),
+        })
+    }
+
+    fn proxy_json(&self) -> Value {
+        let proxy = &self.proxy;
+        json!({
+            "workers": proxy.workers,
+            "header_bytes_max": proxy.header_bytes_max,
+            "headers_max": proxy.headers_max,
+            "header_read_timeout": text(proxy.header_read_timeout),
+            "connections_max": proxy.connections_max,
+            "trusted_proxies": proxy.trusted_proxies,
+            "drain_timeout": text(proxy.drain_timeout),
+            "debug_headers": proxy.debug_headers,
+        })
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(entries) => entries
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        Value::Array(values) => values.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+fn rule(rule: &Rule) -> Value {
+    let windows = rule
+        .windows
+        .iter()
+        .map(|window| format!("{}/{}", window.limit.hits(), period_text(window.period)));
+    let mut json = json!({
+        "name": rule.name,
+        "by": rule.count_by.to_string(),
+        "windows": windows.collect::<Value>(),
+        "hits": rule.hits.get(),
+        "mode": rule.mode,
+    });
+    match &rule.scope {
+        RuleScope::Everything => {}
+        RuleScope::Route(name) => json["route"] = name.as_str().into(),
+        RuleScope::Upstream(name) => json["upstream"] = name.as_str().into(),
+    }
+    json
+}
+
+fn upstream(upstream: &UpstreamConfig) -> Value {
+    json!({
+        "name": upstream.name,
+        "targets": upstream.targets.iter().map(target_text).collect::<Value>(),
+        "connect_timeout": text(upstream.connect_timeout),
+        "response_timeout": text(upstream.response_timeout),
+        "idle_connections": upstream.idle_connections,
+    })
+}
+
+fn route(route: &RouteConfig) -> Value {
+    json!({
+        "name": route.name,
+        "hosts": route.hosts,
+        "path_prefix": route.path_prefix,
+        "strip_prefix": route.strip_prefix,
+        "upstream": route.upstream,
+    })
+}
+
+fn target_text(target: &Target) -> String {
+    let Target {
+        host,
+        port,
+        base_path,
+    } = target;
+    if host.contains(':') {
+        format!("http://[{host}]:{port}{base_path}")
+    } else {
+        format!("http://{host}:{port}{base_path}")
+    }
+}
+
+/// The period as the file writes it.
+pub(super) fn period_text(period: Period) -> String {
+    match period {
+        Period::Second => "second".to_owned(),
+        Period::Minute => "minute".to_owned(),
+        Period::Hour => "hour".to_owned(),
+        Period::Day => "day".to_owned(),
+        Period::Month => "month".to_owned(),
+        Period::Year => "year".to_owned(),
+        // Without the spaces that humantime puts between units, so that it can be read back.
+        Period::Every(millis) => text(Duration::from_millis(millis.get())).replace(' ', ""),
+    }
+}
+
+fn text(duration: Duration) -> String {
+    format_duration(duration).to_string()
+}
+
+fn redacted(secret: Option<&String>) -> Option<&'static str> {
+    secret.map(|_| REDACTED)
+}

@@ -1,0 +1,282 @@
+//! Rules, upstreams and routes, which refer to one another by name.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::error::{At, Report, did_you_mean};
+use super::read::{Found, Section};
+use super::scalars::{boolean, duration, integer, plain_name};
+use super::syntax::{count_by, hits, host, path_prefix, sync_mode, target, window_limit};
+use super::{RouteConfig, UpstreamConfig, defaults};
+use crate::limit::{CountBy, Hits, Rule, RuleScope, WindowLimit};
+
+/// Most windows of one rule: the six of the calendar, and room for as many of other lengths.
+const WINDOWS_MAX: usize = 12;
+
+/// What requests meet on their way.
+pub(super) struct Traffic {
+    pub(super) rules: Vec<Rule>,
+    pub(super) upstreams: Vec<UpstreamConfig>,
+    pub(super) routes: Vec<RouteConfig>,
+}
+
+/// Reads all three, then checks that each name referred to exists.
+pub(super) fn read(root: &mut Section<'_>, report: &Report) -> Traffic {
+    let mut names = Names::default();
+    root.require_elements(
+        "upstreams",
+        "say where to forward, with --upstream http://HOST:PORT or in the file",
+    );
+    let upstream_sections = root.sections("upstreams");
+    let route_sections = root.sections("routes");
+    let (upstreams_written, routes_written) = (upstream_sections.len(), route_sections.len());
+    let upstreams: Vec<_> = upstream_sections
+        .into_iter()
+        .filter_map(|section| upstream(section, &mut names, report))
+        .collect();
+    let mut routes: Vec<_> = route_sections
+        .into_iter()
+        .filter_map(|section| route(section, &mut names, report))
+        .collect();
+    if routes_written == 0 {
+        let at = root.at.child("routes");
+        if upstreams_written > 1 {
+            let problem = format!("there are {upstreams_written} upstreams and no route says which to use");
+            report.wrong(&at, problem, "add one route or more");
+        }
+        routes.extend(upstreams.first().map(catch_all));
+        names.routes.insert("default".to_owned(), at);
+    }
+    let rules = root
+        .sections("rules")
+        .into_iter()
+        .filter_map(|section| rule(section, &mut names, report))
+        .collect();
+    report_ambiguous(&routes, &names, report);
+    names.report_unknown(report);
+    Traffic {
+        rules,
+        upstreams,
+        routes,
+    }
+}
+
+/// The route `default`, which leads every request to `upstream`.
+fn catch_all(upstream: &UpstreamConfig) -> RouteConfig {
+    RouteConfig {
+        name: "default".to_owned(),
+        hosts: Vec::new(),
+        path_prefix: "/".to_owned(),
+        strip_prefix: false,
+        upstream: upstream.name.clone(),
+    }
+}
+
+/// Two routes that match the same host by the same prefix: which of them wins would be chance.
+fn report_ambiguous(routes: &[RouteConfig], names: &Names, report: &Report) {
+    let any = [String::new()];
+    let mut seen = HashMap::new();
+    for route in routes {
+        let hosts = if route.hosts.is_empty() {
+            &any
+        } else {
+            route.hosts.as_slice()
+        };
+        for host in hosts {
+            let Some(first) = seen.insert((host.as_str(), route.path_prefix.as_str()), &route.name) else {
+                continue;
+            };
+            let Some(at) = names.routes.get(&route.name) else {
+                continue;
+            };
+            let host = if host.is_empty() { "any host" } else { host };
+            let problem = if first == &route.name {
+                format!("`{host}` is given twice")
+            } else {
+                format!(
+                    "matches {host} and `{}`, as route `{first}` does",
+                    route.path_prefix
+                )
+            };
+            report.wrong(at, problem, "keep one of the two");
+        }
+    }
+}
+
+/// The names that exist, and those that are referred to.
+#[derive(Default)]
+struct Names {
+    rules: HashMap<String, At>,
+    upstreams: HashMap<String, At>,
+    routes: HashMap<String, At>,
+    upstreams_wanted: Vec<Found<String>>,
+    routes_wanted: Vec<Found<String>>,
+}
+
+impl Names {
+    fn report_unknown(&self, report: &Report) {
+        let wanted = [
+            ("upstream", &self.upstreams, &self.upstreams_wanted),
+            ("route", &self.routes, &self.routes_wanted),
+        ];
+        for (kind, existing, wanted) in wanted {
+            for found in wanted.iter().filter(|found| !existing.contains_key(&found.value)) {
+                let mut remedy = did_you_mean(&found.value, existing.keys().map(String::as_str));
+                if remedy.is_empty() {
+                    remedy = format!("add it under `{kind}s`");
+                }
+                let problem = format!("there is no {kind} `{}`", found.value);
+                report.wrong(&found.at, problem, remedy);
+            }
+        }
+    }
+}
+
+/// Reads `name` and notes it among `names`.
+fn unique_name(
+    section: &mut Section<'_>,
+    names: &mut HashMap<String, At>,
+    report: &Report,
+) -> Option<String> {
+    section.require("name", "give it one");
+    let found = section.value("name", plain_name)?;
+    if let Some(first) = names.get(&found.value) {
+        let problem = format!(
+            "the name `{}` is taken by {} at {}",
+            found.value, first.key, first.origin
+        );
+        report.wrong(&found.at, problem, "choose another");
+        return None;
+    }
+    names.insert(found.value.clone(), found.at);
+    Some(found.value)
+}
+
+fn rule(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<Rule> {
+    let name = unique_name(&mut section, &mut names.rules, report);
+    let count_by = section.value_or("by", count_by, CountBy::Ip);
+    section.require_elements("windows", "give at least one, such as `5/minute`");
+    let windows = section.values("windows", window_limit);
+    let hits = section.value("hits", hits);
+    let mode = section.value("mode", sync_mode).map(|found| found.value);
+    let scope = scope(&mut section, names, report);
+    section.finish();
+    let windows = windows?;
+    check_windows(&windows, report);
+    let smallest = windows.value.iter().min_by_key(|found| found.value.limit);
+    if let (Some(hits), Some(smallest)) = (&hits, smallest)
+        && u64::from(hits.value.get()) > smallest.value.limit.hits()
+    {
+        let limit = smallest.value.limit.hits();
+        let problem = format!("{} hits a request never fit a limit of {limit}", hits.value.get());
+        report.wrong(&hits.at, problem, "lower the hits or raise the limit");
+    }
+    Some(Rule {
+        name: name?,
+        scope,
+        count_by,
+        windows: windows
+            .value
+            .iter()
+            .map(|found| found.value)
+            .collect::<SmallVec<_>>(),
+        hits: hits.map_or(Hits::ONE, |found| found.value),
+        mode,
+    })
+}
+
+fn scope(section: &mut Section<'_>, names: &mut Names, report: &Report) -> RuleScope {
+    let route = section.value("route", plain_name);
+    let upstream = section.value("upstream", plain_name);
+    if let (Some(_), Some(upstream)) = (&route, &upstream) {
+        let problem = "a rule belongs to a route or to an upstream, not to both";
+        report.wrong(&upstream.at, problem, "keep one of the two");
+    }
+    names.routes_wanted.extend(route.clone());
+    names.upstreams_wanted.extend(upstream.clone());
+    match (route, upstream) {
+        (Some(route), _) => RuleScope::Route(route.value),
+        (None, Some(upstream)) => RuleScope::Upstream(upstream.value),
+        (None, None) => RuleScope::Everything,
+    }
+}
+
+/// No two windows of a rule are the same, and none that is longer has a smaller limit: the shorter one
+/// would then never be reached, which is how Kong sees it too.
+fn check_windows(windows: &Found<Vec<Found<WindowLimit>>>, report: &Report) {
+    if windows.value.len() > WINDOWS_MAX {
+        let problem = format!("{} windows are too many", windows.value.len());
+        report.wrong(&windows.at, problem, format!("keep at most {WINDOWS_MAX}"));
+    }
+    let mut sorted: Vec<_> = windows.value.iter().collect();
+    sorted.sort_by_key(|found| found.value.period.nominal());
+    for pair in sorted.windows(2) {
+        let [shorter, longer] = pair else { continue };
+        let (short, long) = (shorter.value, longer.value);
+        if short.period == long.period {
+            let problem = format!("the same window as {}", shorter.at.key);
+            report.wrong(&longer.at, problem, "keep one of the two");
+        } else if long.limit < short.limit && short.period.nominal() < long.period.nominal() {
+            let problem = format!(
+                "{} in the longer window make {} in the shorter one ({}) unreachable",
+                long.limit.hits(),
+                short.limit.hits(),
+                shorter.at.key
+            );
+            report.wrong(&longer.at, problem, "raise this limit or lower that one");
+        }
+    }
+}
+
+fn upstream(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<UpstreamConfig> {
+    let name = unique_name(&mut section, &mut names.upstreams, report);
+    section.require_elements("targets", "give at least one, such as `http://127.0.0.1:9000`");
+    let targets = section
+        .values("targets", target)
+        .map_or(Vec::new(), |list| list.value);
+    let connect_timeout = section.value_or(
+        "connect_timeout",
+        duration(Duration::from_millis(1)..=Duration::from_secs(300)),
+        defaults::CONNECT_TIMEOUT,
+    );
+    let response_timeout = section.value_or(
+        "response_timeout",
+        duration(Duration::from_millis(1)..=Duration::from_secs(3600)),
+        defaults::RESPONSE_TIMEOUT,
+    );
+    let idle_connections = section.value_or(
+        "idle_connections",
+        integer(0..=65_536),
+        defaults::IDLE_CONNECTIONS,
+    );
+    section.finish();
+    Some(UpstreamConfig {
+        name: name?,
+        targets: targets.into_iter().map(|found| found.value).collect(),
+        connect_timeout,
+        response_timeout,
+        idle_connections,
+    })
+}
+
+fn route(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<RouteConfig> {
+    let name = unique_name(&mut section, &mut names.routes, report);
+    let hosts = section
+        .values("hosts", host)
+        .map_or(Vec::new(), |list| list.value);
+    let path_prefix = section.value_or("path_prefix", path_prefix, "/".to_owned());
+    let strip_prefix = section.value_or("strip_prefix", boolean, false);
+    section.require("upstream", "say which of `upstreams` it leads to");
+    let upstream = section.value("upstream", plain_name);
+    names.upstreams_wanted.extend(upstream.clone());
+    section.finish();
+    Some(RouteConfig {
+        name: name?,
+        hosts: hosts.into_iter().map(|found| found.value).collect(),
+        path_prefix,
+        strip_prefix,
+        upstream: upstream?.value,
+    })
+}

@@ -1,0 +1,211 @@
+//! This node as the admin API shows it: the parts' own terms, translated.
+
+#![expect(clippy::disallowed_methods, reason = "a shell that reads the wall clock")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+
+use crate::admin::Node;
+use crate::admin::metrics::{DecisionCount, GossipReading, HistogramReading, Metrics};
+use crate::admin::views::{ModeView, NodeState, NodeView, PeersView, SelfView};
+use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence};
+use crate::config::Config;
+use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
+use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
+use crate::replication::ReplicaId;
+
+/// What a running node is made of, as far as it can be looked at.
+pub(super) struct Observed {
+    pub(super) config: Arc<Config>,
+    pub(super) replica: ReplicaId,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) proxy_metrics: Arc<ProxyMetrics>,
+    pub(super) cluster: Arc<ClusterHandle>,
+    pub(super) draining: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Node for Observed {
+    fn now(&self) -> UnixMillis {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    /// Listeners are up and the configuration is loaded before anybody can ask.
+    fn missing(&self) -> Vec<String> {
+        let joining = (!self.cluster.ready()).then_some("still learning the counts of the cluster");
+        let draining = self.draining.load(Ordering::Acquire).then_some("stopping");
+        joining.into_iter().chain(draining).map(str::to_owned).collect()
+    }
+
+    fn peers(&self) -> PeersView {
+        let status = self.cluster.status();
+        let members = self.cluster.members();
+        let others = members.iter().filter(|member| member.replica != self.replica);
+        let mut peers: Vec<_> = others.map(|member| self.peer_view(member, &status)).collect();
+        peers.sort_by_key(|peer| {
+            (
+                peer.state != NodeState::Live,
+                peer.node_id.clone(),
+                peer.generation,
+            )
+        });
+        PeersView {
+            this: self.self_view(),
+            peers,
+        }
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.config.to_json()
+    }
+
+    fn metrics(&self) -> Metrics {
+        let counters = self.limiter.counters().stats();
+        let peers = self.peers().peers;
+        let live: Vec<_> = peers
+            .iter()
+            .filter(|peer| peer.state == NodeState::Live)
+            .collect();
+        let offsets = live
+            .iter()
+            .filter_map(|peer| Some((peer.node_id.clone(), peer.clock_offset_ms?)));
+        let mut metrics = Metrics {
+            ready: self.missing().is_empty(),
+            mode: self.limiter.mode(),
+            keys_live: u64::from(counters.live),
+            keys_evicted: counters.evicted,
+            keys_refused: counters.refused,
+            peers_live: live.len() as u64,
+            peer_clock_offsets_ms: offsets.collect(),
+            config_mismatches: live.iter().filter(|peer| !peer.config_matches).count() as u64,
+            ..Metrics::default()
+        };
+        read_proxy(&mut metrics, &self.proxy_metrics.snapshot());
+        read_cluster(&mut metrics, &self.cluster.status());
+        metrics
+    }
+
+    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>> {
+        // A node that is stopping still shows its totals.
+        self.cluster.row_counts(rows).await.unwrap_or_default()
+    }
+
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
+        let set = self
+            .cluster
+            .set_mode(mode)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(ModeView {
+            mode: set.mode,
+            version: set.version,
+        })
+    }
+}
+
+impl Observed {
+    fn self_view(&self) -> SelfView {
+        let draining = self.draining.load(Ordering::Acquire);
+        let node = NodeView {
+            node_id: self.replica.node.to_string(),
+            generation: self.replica.generation.0,
+            gossip_address: Some(self.cluster.gossip_address().to_string()),
+            admin_address: Some(self.config.admin.listen.to_string()),
+            listen_address: first(&self.config.listen),
+            state: if draining {
+                NodeState::Leaving
+            } else {
+                NodeState::Live
+            },
+            last_row_age_ms: Some(0),
+            clock_offset_ms: Some(0),
+            config_digest: Some(self.config.digest()),
+            config_matches: true,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            mode: Some(self.limiter.mode()),
+        };
+        SelfView {
+            node,
+            ready: self.missing().is_empty(),
+        }
+    }
+
+    fn peer_view(&self, member: &Member, status: &ClusterStatus) -> NodeView {
+        let heard = status.peers.iter().find(|peer| peer.replica == member.replica);
+        let told = &member.attributes;
+        let digest = Some(&told.config_digest).filter(|digest| !digest.is_empty());
+        NodeView {
+            node_id: member.replica.node.to_string(),
+            generation: member.replica.generation.0,
+            gossip_address: Some(member.address.to_string()),
+            admin_address: told.admin.map(|address| address.to_string()),
+            listen_address: first(&told.listen),
+            state: match (told.presence, member.live) {
+                (Presence::Staying, true) => NodeState::Live,
+                (Presence::Leaving, true) => NodeState::Leaving,
+                (_, _) => NodeState::Dead,
+            },
+            last_row_age_ms: heard.and_then(|peer| peer.last_heard).map(millis),
+            clock_offset_ms: heard.and_then(|peer| peer.clock_offset_ms),
+            config_digest: digest.cloned(),
+            config_matches: digest.is_none_or(|digest| *digest == self.config.digest()),
+            version: Some(told.version.clone()).filter(|version| !version.is_empty()),
+            mode: told.mode.map(|told| told.mode),
+        }
+    }
+}
+
+fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
+    let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+    metrics.requests = classes.into_iter().zip(proxy.responses).collect();
+    let decision = |outcome, count| DecisionCount {
+        rule: None,
+        mode: None,
+        outcome,
+        count,
+    };
+    metrics.decisions = vec![
+        decision("admitted", proxy.admitted),
+        decision("denied", proxy.denied),
+    ];
+    let failures = UpstreamFailure::ALL.map(UpstreamFailure::label);
+    metrics.upstream_failures = failures.into_iter().zip(proxy.upstream_failures).collect();
+    metrics.requests_in_flight = proxy.in_flight;
+    metrics.connections = proxy.connections;
+    let bounds = LATENCY_BUCKETS
+        .iter()
+        .map(Duration::as_secs_f64)
+        .chain([f64::INFINITY]);
+    metrics.request_duration = HistogramReading {
+        buckets: bounds.zip(proxy.latency).collect(),
+        sum_seconds: Duration::from_micros(proxy.latency_micros).as_secs_f64(),
+    };
+}
+
+fn read_cluster(metrics: &mut Metrics, status: &ClusterStatus) {
+    metrics.replication = status.replication;
+    metrics.gossip = GossipReading {
+        datagrams_received: status.transport.datagrams_received,
+        datagrams_sent: status.transport.datagrams_sent,
+        bytes_received: status.transport.bytes_received,
+        bytes_sent: status.transport.bytes_sent,
+        dropped: status.transport.dropped.clone(),
+    };
+}
+
+fn first(addresses: &[SocketAddr]) -> Option<String> {
+    addresses.first().map(SocketAddr::to_string)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,182 @@
+//! Bodies on their way through: streamed frame by frame, trailers included, never collected.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::connection::InFlight;
+use super::metrics::UpstreamFailure;
+use super::pool::Lease;
+
+/// The body of a request as it goes upstream.
+pub(super) enum RequestBody {
+    /// No body: the request may be sent again.
+    Empty,
+    /// The client's body, and how far it has been passed on.
+    Streamed(Incoming, Rc<Progress>),
+}
+
+/// How far a streamed request body has come.
+#[derive(Default)]
+pub(super) struct Progress {
+    frames: Cell<u64>,
+    waiting: Cell<bool>,
+    failed: Cell<bool>,
+}
+
+impl Progress {
+    /// Frames passed on so far.
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.get()
+    }
+
+    /// The upstream would take more, but the client has not sent it.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.waiting.get()
+    }
+
+    /// The client broke its body off.
+    pub(super) fn failed(&self) -> bool {
+        self.failed.get()
+    }
+}
+
+impl RequestBody {
+    /// Wraps the body of a client's request.
+    pub(super) fn new(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() {
+            Self::Empty
+        } else {
+            Self::Streamed(incoming, Rc::default())
+        }
+    }
+
+    /// How far the body has come; `None` when there is none.
+    pub(super) fn progress(&self) -> Option<Rc<Progress>> {
+        match self {
+            Self::Empty => None,
+            Self::Streamed(_, progress) => Some(Rc::clone(progress)),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Streamed(incoming, progress) = &mut *self else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(_))) => progress.frames.set(progress.frames.get() + 1),
+            Poll::Ready(Some(Err(_))) => progress.failed.set(true),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        progress.waiting.set(polled.is_pending());
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streamed(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streamed(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+/// The body of a response as it goes to the client. The request is in flight until it is dropped.
+pub(super) struct ResponseBody {
+    source: Source,
+    in_flight: InFlight,
+}
+
+enum Source {
+    /// Weir's own words; `None` once they are sent.
+    Text(Option<Bytes>),
+    /// The upstream's body, and the connection that it comes from.
+    Upstream(Incoming, Option<Lease>),
+}
+
+impl ResponseBody {
+    /// Weir's own words; may be empty.
+    pub(super) fn text(text: Bytes, in_flight: InFlight) -> Self {
+        let source = Source::Text(Some(text).filter(|text| !text.is_empty()));
+        Self { source, in_flight }
+    }
+
+    /// The body of an upstream's response. `lease` goes back to its pool when the body has ended, and is
+    /// closed if it is dropped before.
+    pub(super) fn upstream(incoming: Incoming, lease: Lease, in_flight: InFlight) -> Self {
+        let mut source = Source::Upstream(incoming, Some(lease));
+        source.release_if_ended();
+        Self { source, in_flight }
+    }
+}
+
+impl Source {
+    fn release_if_ended(&mut self) {
+        if let Self::Upstream(incoming, lease) = self
+            && incoming.is_end_stream()
+            && let Some(lease) = lease.take()
+        {
+            lease.release();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let (incoming, lease) = match &mut this.source {
+            Source::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Upstream(incoming, lease) => (incoming, lease),
+        };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        match &polled {
+            Poll::Pending => return polled,
+            Poll::Ready(Some(Ok(_))) => this.source.release_if_ended(),
+            Poll::Ready(Some(Err(_))) => {
+                *lease = None;
+                this.in_flight.shard().upstream_failed(UpstreamFailure::Body);
+            }
+            Poll::Ready(None) => lease.take().into_iter().for_each(Lease::release),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Text(text) => text.is_none(),
+            Source::Upstream(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Upstream(incoming, _) => incoming.size_hint(),
+        }
+    }
+}

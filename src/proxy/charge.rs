@@ -1,0 +1,129 @@
+//! Which rules a request is charged to, and as whom. Pure.
+//!
+//! What does not depend on the request is worked out once per route: which rules apply, and the keys of
+//! those that count everybody together.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
+
+use crate::config::RouteConfig;
+use crate::limit::{Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Rule, RuleScope};
+
+/// The charges of one request; four rules are decided without an allocation.
+pub(super) type Charges = SmallVec<[Charge; 4]>;
+
+/// The rules that apply to the requests of one route.
+pub(super) struct ChargePlan {
+    entries: Vec<Planned>,
+}
+
+struct Planned {
+    rule: usize,
+    hits: Hits,
+    key: PlannedKey,
+}
+
+enum PlannedKey {
+    /// The same for every request: the text is the route's or upstream's name.
+    Fixed(KeyHash, CountBy),
+    Ip,
+    Header(HeaderName),
+    Path,
+}
+
+/// Who a request may be counted as.
+pub(super) struct Subject<'r> {
+    /// The client's address.
+    pub(super) client: IpAddr,
+    /// The request's header fields, as the client sent them.
+    pub(super) headers: &'r HeaderMap,
+    /// The normalized path.
+    pub(super) path: &'r str,
+    /// The route that takes the request.
+    pub(super) route: &'r RouteConfig,
+}
+
+impl ChargePlan {
+    /// The charges that `rules` make to requests of `route`, in the order of the rules.
+    pub(super) fn new(rules: &[Rule], route: &RouteConfig, hasher: &IdentityHasher) -> Self {
+        let planned = |(index, rule): (usize, &Rule)| Planned {
+            rule: index,
+            hits: rule.hits,
+            key: planned_key(&rule.count_by, route, hasher),
+        };
+        let applying = rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| applies(&rule.scope, route));
+        Self {
+            entries: applying.map(planned).collect(),
+        }
+    }
+
+    /// No rule applies.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The charges for the request of `subject`.
+    pub(super) fn charges(&self, subject: &Subject<'_>, hasher: &IdentityHasher) -> Charges {
+        let charge = |planned: &Planned| Charge {
+            rule: planned.rule,
+            hits: planned.hits,
+            key: match &planned.key {
+                PlannedKey::Fixed(key, _) => *key,
+                varying => hasher.hash(&varying.identity(subject)),
+            },
+        };
+        self.entries.iter().map(charge).collect()
+    }
+
+    /// Who the request is counted as by each of its charges, for the table that names keys to operators.
+    pub(super) fn identities<'s>(&'s self, subject: &'s Subject<'s>) -> impl Iterator<Item = Identity<'s>> {
+        self.entries.iter().map(|planned| planned.key.identity(subject))
+    }
+}
+
+impl PlannedKey {
+    fn identity<'s>(&'s self, subject: &'s Subject<'s>) -> Identity<'s> {
+        match self {
+            Self::Ip => Identity::Ip(subject.client),
+            Self::Path => Identity::Path(subject.path),
+            // As Kong has it, a request without the header counts by address.
+            Self::Header(name) => match subject.headers.get(name) {
+                Some(value) => Identity::Header(value.as_bytes()),
+                None => Identity::Ip(subject.client),
+            },
+            Self::Fixed(_, count_by) => fixed_identity(count_by, subject.route),
+        }
+    }
+}
+
+fn planned_key(count_by: &CountBy, route: &RouteConfig, hasher: &IdentityHasher) -> PlannedKey {
+    match count_by {
+        CountBy::Ip => PlannedKey::Ip,
+        CountBy::Header(name) => PlannedKey::Header(name.clone()),
+        CountBy::Path => PlannedKey::Path,
+        CountBy::Route | CountBy::Upstream | CountBy::All => {
+            PlannedKey::Fixed(hasher.hash(&fixed_identity(count_by, route)), count_by.clone())
+        }
+    }
+}
+
+fn fixed_identity<'r>(count_by: &CountBy, route: &'r RouteConfig) -> Identity<'r> {
+    match count_by {
+        CountBy::Route => Identity::Route(&route.name),
+        CountBy::Upstream => Identity::Upstream(&route.upstream),
+        _ => Identity::All,
+    }
+}
+
+fn applies(scope: &RuleScope, route: &RouteConfig) -> bool {
+    match scope {
+        RuleScope::Everything => true,
+        RuleScope::Route(name) => *name == route.name,
+        RuleScope::Upstream(name) => *name == route.upstream,
+    }
+}

@@ -1,0 +1,209 @@
+//! What the request path counts about itself, for operators.
+//!
+//! Every worker counts in a shard of its own, so workers share no cache line; readers add the shards up.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Counters of the request path. Readers call [`ProxyMetrics::snapshot`].
+pub struct ProxyMetrics {
+    shards: Box<[Shard]>,
+}
+
+/// Upper bounds of the latency histogram's buckets; one more bucket takes what is slower.
+pub const LATENCY_BUCKETS: [Duration; 14] = [
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2500),
+    Duration::from_secs(10),
+];
+
+/// How an upstream failed a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFailure {
+    /// Its name has no address.
+    Unresolved,
+    /// It refused the connection or could not be reached.
+    Connect,
+    /// It did not accept a connection in time.
+    ConnectTimeout,
+    /// It did not send the head of a response in time.
+    ResponseTimeout,
+    /// The connection broke before the head of a response, or what came was no HTTP.
+    Broken,
+    /// The connection broke in the body of a response.
+    Body,
+}
+
+impl UpstreamFailure {
+    /// Every way to fail, in the order of [`ProxySnapshot::upstream_failures`].
+    pub const ALL: [Self; 6] = [
+        Self::Unresolved,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::ResponseTimeout,
+        Self::Broken,
+        Self::Body,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ResponseTimeout => "response_timeout",
+            Self::Broken => "broken",
+            Self::Body => "body",
+        }
+    }
+}
+
+/// Sums over all workers at about one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxySnapshot {
+    /// Responses by status class; index 0 is 1xx.
+    pub responses: [u64; 5],
+    /// Limited requests that were admitted.
+    pub admitted: u64,
+    /// Limited requests that were denied.
+    pub denied: u64,
+    /// Requests being answered now.
+    pub in_flight: u64,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Client connections accepted since the start.
+    pub accepted: u64,
+    /// Connections made to upstreams since the start.
+    pub upstream_connections: u64,
+    /// Failures, in the order of [`UpstreamFailure::ALL`].
+    pub upstream_failures: [u64; UpstreamFailure::ALL.len()],
+    /// Responses by the time from request head to response head: not cumulative, in the order of
+    /// [`LATENCY_BUCKETS`], and at last what is slower.
+    pub latency: [u64; LATENCY_BUCKETS.len() + 1],
+    /// Sum of those times in microseconds.
+    pub latency_micros: u64,
+}
+
+impl ProxyMetrics {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+        }
+    }
+
+    /// The shard of one worker; only that worker's thread counts in it.
+    pub(super) fn shard(&self, worker: usize) -> &Shard {
+        &self.shards[worker % self.shards.len()]
+    }
+
+    /// Adds up what all workers have counted.
+    #[must_use]
+    pub fn snapshot(&self) -> ProxySnapshot {
+        let mut sum = ProxySnapshot::default();
+        for shard in &self.shards {
+            add_all(&mut sum.responses, &shard.responses);
+            add_all(&mut sum.upstream_failures, &shard.upstream_failures);
+            add_all(&mut sum.latency, &shard.latency);
+            sum.admitted += shard.admitted.0.load(Relaxed);
+            sum.denied += shard.denied.0.load(Relaxed);
+            sum.in_flight += shard.in_flight.0.load(Relaxed);
+            sum.connections += shard.connections.0.load(Relaxed);
+            sum.accepted += shard.accepted.0.load(Relaxed);
+            sum.upstream_connections += shard.upstream_connections.0.load(Relaxed);
+            sum.latency_micros += shard.latency_micros.0.load(Relaxed);
+        }
+        sum
+    }
+}
+
+/// One worker's counters, alone on their cache lines.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Shard {
+    responses: [Count; 5],
+    pub(super) admitted: Count,
+    pub(super) denied: Count,
+    pub(super) in_flight: Count,
+    pub(super) connections: Count,
+    pub(super) accepted: Count,
+    pub(super) upstream_connections: Count,
+    upstream_failures: [Count; UpstreamFailure::ALL.len()],
+    latency: [Count; LATENCY_BUCKETS.len() + 1],
+    latency_micros: Count,
+}
+
+impl Shard {
+    /// Counts a response whose head was ready `latency` after the request's.
+    pub(super) fn responded(&self, status: StatusCode, latency: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.responses[class].add(1);
+        let bucket = LATENCY_BUCKETS.iter().position(|bound| latency <= *bound);
+        self.latency[bucket.unwrap_or(LATENCY_BUCKETS.len())].add(1);
+        self.latency_micros
+            .add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn upstream_failed(&self, failure: UpstreamFailure) {
+        self.upstream_failures[failure as usize].add(1);
+    }
+}
+
+/// A number that one thread writes and others read, so it needs no read-modify-write instruction.
+#[derive(Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    pub(super) fn sub(&self, less: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(less), Relaxed);
+    }
+}
+
+fn add_all<const N: usize>(sums: &mut [u64; N], counts: &[Count; N]) {
+    for (sum, count) in sums.iter_mut().zip(counts) {
+        *sum += count.0.load(Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_adds_up_the_shards_and_sorts_latencies_by_upper_bound() {
+        let metrics = ProxyMetrics::new(2);
+        let ms = Duration::from_millis(1);
+        metrics.shard(0).responded(StatusCode::OK, ms);
+        metrics
+            .shard(1)
+            .responded(StatusCode::OK, ms + Duration::from_nanos(1));
+        metrics
+            .shard(1)
+            .responded(StatusCode::BAD_GATEWAY, Duration::from_secs(11));
+        for failure in UpstreamFailure::ALL {
+            metrics.shard(0).upstream_failed(failure);
+        }
+        let sum = metrics.snapshot();
+        assert_eq!(sum.responses, [0, 2, 0, 0, 1]);
+        assert_eq!(sum.upstream_failures, [1; 6]);
+        assert_eq!((sum.latency[2], sum.latency[3], sum.latency[14]), (1, 1, 1));
+        assert_eq!(sum.latency_micros, 11_002_000);
+    }
+}

@@ -1,0 +1,327 @@
+//! One request from its head to the head of its response.
+//!
+//! The order is fixed: what is malformed is refused before it is routed, what has no route is refused
+//! before it is counted (as Kong has it), what is denied never reaches an upstream, and peers are told of
+//! what was admitted before the upstream is.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a shell: requests are timed and counted by real clocks"
+)]
+
+use std::rc::Rc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::body::{RequestBody, ResponseBody};
+use super::charge::Subject;
+use super::client_ip::client_ip;
+use super::connection::{Answered, Connection, InFlight, Tunnel};
+use super::forward::{Answer, UpstreamError, forward};
+use super::headers::{
+    self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
+};
+use super::respond::{Audience, Refusal, refuse};
+use super::route::{normalize, strip};
+use super::{ProxyShared, RouteState};
+use crate::limit::{Decision, Outcome, UnixMillis};
+
+/// Answers one request; whatever fails becomes a response.
+pub(super) async fn answer(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Answered<Response<ResponseBody>> {
+    let started = Instant::now();
+    let in_flight = InFlight::new(&connection);
+    let worker = connection.worker();
+    let request_id = headers::client_request_id(request.headers(), connection.peer())
+        .unwrap_or_else(|| worker.new_request_id());
+    let audience = Audience::new(request.headers(), request.method() == Method::HEAD);
+    let mut turn = Turn {
+        connection: &connection,
+        request_id: &request_id,
+        started,
+        decision: None,
+    };
+    let (mut response, ended) = match turn.proxy(request).await {
+        Ok(passed) => (
+            turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
+            passed.times.answered,
+        ),
+        Err(refusal) => (
+            refuse(&refusal, &audience, &request_id, in_flight),
+            Instant::now(),
+        ),
+    };
+    turn.finish(response.headers_mut());
+    worker.shard().responded(response.status(), ended - started);
+    Ok(response)
+}
+
+/// One request on its way.
+struct Turn<'c> {
+    connection: &'c Rc<Connection>,
+    request_id: &'c HeaderValue,
+    started: Instant,
+    /// Set once limits have looked at the request.
+    decision: Option<Decision>,
+}
+
+/// What came back from an upstream.
+struct Passed {
+    answer: Answer,
+    /// The client's side of a WebSocket that the upstream has accepted.
+    websocket: Option<OnUpgrade>,
+    times: Times,
+}
+
+/// When an upstream was asked, and when it answered.
+#[derive(Clone, Copy)]
+struct Times {
+    asked: Instant,
+    answered: Instant,
+}
+
+impl<'c> Turn<'c> {
+    fn shared(&self) -> &'c ProxyShared {
+        &self.connection.worker().shared
+    }
+
+    async fn proxy(&mut self, request: Request<Incoming>) -> Result<Passed, Refusal> {
+        check_form(&request, self.shared().config().proxy.headers_max)?;
+        let host = requested_host(&request)?;
+        let (route, path) = self.admit(&request, host.as_ref())?;
+        let passed = self.pass_on(request, route, &path, host.as_ref()).await;
+        passed.map_err(|error| self.upstream_refusal(error))
+    }
+
+    /// Finds the route and charges the limits. Answers the path that goes upstream.
+    fn admit(
+        &mut self,
+        request: &Request<Incoming>,
+        host: Option<&HeaderValue>,
+    ) -> Result<(&'c RouteState, PathAndQuery), Refusal> {
+        let path = normalize(request.uri().path())
+            .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
+        self.charge(route, request.headers(), &path)?;
+        Ok((route, upstream_path(request, route, &path)?))
+    }
+
+    fn charge(&mut self, route: &RouteState, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
+        if route.plan.is_empty() {
+            return Ok(());
+        }
+        let shared = self.shared();
+        let trusted = &shared.config().proxy.trusted_proxies;
+        let subject = Subject {
+            client: client_ip(self.connection.peer().address, headers, trusted),
+            headers,
+            path,
+            route: &route.config,
+        };
+        let charges = route.plan.charges(&subject, shared.hasher());
+        let decision = shared.limiter().check(&charges, wall_clock());
+        if decision.due {
+            shared.announce();
+        }
+        if decision.created {
+            let identities = route.plan.identities(&subject);
+            for (charge, identity) in charges.iter().zip(identities) {
+                shared.limiter().names().record(charge.key, &identity);
+            }
+        }
+        let outcome = decision.outcome;
+        self.decision = Some(decision);
+        let shard = self.connection.worker().shard();
+        match outcome {
+            Outcome::Admitted => shard.admitted.add(1),
+            Outcome::Denied { .. } => {
+                shard.denied.add(1);
+                return Err(Refusal::Denied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn pass_on(
+        &self,
+        mut request: Request<Incoming>,
+        route: &RouteState,
+        path: &PathAndQuery,
+        host: Option<&HeaderValue>,
+    ) -> Result<Passed, UpstreamError> {
+        let websocket = headers::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        let version = std::mem::replace(&mut parts.version, Version::HTTP_11);
+        headers::prepare_request(
+            &mut parts.headers,
+            version,
+            self.connection.peer(),
+            host,
+            self.request_id,
+        );
+        if websocket.is_some() {
+            headers::set_websocket(&mut parts.headers);
+        }
+        let request = Request::from_parts(parts, RequestBody::new(body));
+        let worker = self.connection.worker();
+        let asked = Instant::now();
+        let answer = forward(
+            &worker.upstreams[route.upstream],
+            request,
+            path,
+            worker.shard(),
+            asked,
+        )
+        .await?;
+        let times = Times {
+            asked,
+            answered: Instant::now(),
+        };
+        let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let usable = headers::transfer_coding_is_known(answer.response.headers());
+        if !usable || (switches && websocket.is_none()) {
+            return Err(UpstreamError::Unusable);
+        }
+        let websocket = websocket.filter(|_| switches);
+        Ok(Passed {
+            answer,
+            websocket,
+            times,
+        })
+    }
+
+    /// Turns an upstream's response into the client's.
+    fn pass_back(
+        &self,
+        answer: Answer,
+        websocket: Option<OnUpgrade>,
+        times: Times,
+        in_flight: InFlight,
+    ) -> Response<ResponseBody> {
+        let Answer { mut response, lease } = answer;
+        let received = response.version();
+        headers::remove_hop_by_hop(response.headers_mut());
+        let mut response = match websocket {
+            None => response.map(|body| ResponseBody::upstream(body, lease, in_flight)),
+            Some(client) => {
+                let upstream = hyper::upgrade::on(&mut response);
+                let tunnel = Tunnel {
+                    client,
+                    upstream,
+                    in_flight: InFlight::new(self.connection),
+                };
+                self.connection.become_tunnel(tunnel);
+                headers::set_websocket(response.headers_mut());
+                response.map(|_| ResponseBody::text(Bytes::new(), in_flight))
+            }
+        };
+        *response.version_mut() = Version::HTTP_11;
+        let worker = self.connection.worker();
+        let headers = response.headers_mut();
+        headers.append(header::VIA, headers::via(received));
+        headers.insert(X_WEIR_PROXY_LATENCY, worker.millis(times.asked - self.started));
+        headers.insert(
+            X_WEIR_UPSTREAM_LATENCY,
+            worker.millis(times.answered - times.asked),
+        );
+        response
+    }
+
+    /// Adds what every response says, and what the limits say of this one.
+    fn finish(&self, headers: &mut HeaderMap) {
+        if !headers.contains_key(X_WEIR_UPSTREAM_LATENCY) {
+            headers.append(header::VIA, headers::via(Version::HTTP_11));
+        }
+        headers.insert(X_REQUEST_ID, self.request_id.clone());
+        let Some(decision) = &self.decision else {
+            return;
+        };
+        let shared = self.shared();
+        if !shared.config().limits.hide_headers {
+            crate::limit::headers::apply(decision, shared.header_names(), headers);
+        }
+        if shared.config().proxy.debug_headers {
+            headers.insert(X_WEIR_NODE, shared.node().clone());
+            if let Some(state) = decision.windows.first() {
+                headers.insert(X_WEIR_WINDOW, HeaderValue::from(state.window.start.0));
+            }
+        }
+    }
+
+    fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
+        let request_id = self.request_id.to_str().unwrap_or_default();
+        tracing::debug!(request_id, %error, "the upstream gave no answer");
+        if let Some(failure) = error.failure() {
+            self.connection.worker().shard().upstream_failed(failure);
+        }
+        Refusal::Upstream(error)
+    }
+}
+
+fn check_form(request: &Request<Incoming>, headers_max: usize) -> Result<(), Refusal> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Refusal::MethodNotAllowed);
+    }
+    if request.headers().len() > headers_max {
+        return Err(Refusal::TooManyHeaders);
+    }
+    if !headers::transfer_coding_is_known(request.headers()) {
+        return Err(Refusal::TransferCoding);
+    }
+    Ok(())
+}
+
+/// What the client asks for: the authority of its target if that has one, else the Host field (RFC 9112
+/// §3.2, §3.2.2). `None` only for HTTP/1.0, which may name none.
+fn requested_host(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Refusal::BadRequest("the request has more than one Host"));
+    }
+    if field.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Refusal::BadRequest("the request has no Host"));
+    }
+    let invalid = Refusal::BadRequest("the request's Host is not valid");
+    let host = match (request.uri().authority(), field) {
+        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
+        (None, Some(field)) => Some(field.clone()),
+        (None, None) if request.version() == Version::HTTP_10 => return Ok(None),
+        (None, None) => None,
+    };
+    let host = host.filter(|host| headers::host_is_valid(host.as_bytes()));
+    host.map(Some).ok_or(invalid)
+}
+
+/// The path and query that go upstream: as the client sent them, unless the route strips its prefix.
+fn upstream_path(
+    request: &Request<Incoming>,
+    route: &RouteState,
+    normalized: &str,
+) -> Result<PathAndQuery, Refusal> {
+    let sent = request.uri().path_and_query();
+    if let Some(sent) = sent.filter(|_| !route.config.strip_prefix) {
+        return Ok(sent.clone());
+    }
+    let mut path = strip(normalized, &route.config.path_prefix).to_owned();
+    if let Some(query) = sent.and_then(PathAndQuery::query) {
+        path.push('?');
+        path.push_str(query);
+    }
+    path.try_into()
+        .map_err(|_| Refusal::BadRequest("the request's path is not valid"))
+}
+
+fn wall_clock() -> UnixMillis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,222 @@
+//! Taking in deltas, and what remains of a replica that died.
+
+use std::time::Duration;
+
+use crate::limit::Now;
+
+use super::codec::{Delta, DeltaRow};
+use super::core::Replication;
+use super::log::{LogEntry, OriginIndex};
+use super::origin::{OWN, Waiting};
+use super::row::Merge;
+
+/// A stretch received out of order waits so long for what is in front of it before the owner is asked:
+/// reordering on one path is shorter, and a tick is longer.
+const GAP_PATIENCE: Duration = Duration::from_millis(3);
+
+/// A row refused because its window starts too far ahead is asked for again after so long.
+const FUTURE_RETRY: Duration = Duration::from_secs(10);
+
+impl Replication {
+    /// Merges the rows of a delta, and claims its interval once all in front of it is held.
+    pub(super) fn handle_delta(&mut self, sender: Option<OriginIndex>, delta: &Delta, now: Now) {
+        if delta.rows.is_empty() && self.origins.index_of(&delta.log).is_none() {
+            // Nothing to hold, and no claim worth remembering about a replica that nothing is left of.
+            return;
+        }
+        let Some(log) = self.origins.index_or_insert(&delta.log).filter(|log| *log != OWN) else {
+            return;
+        };
+        let Some(origin) = self.origins.get(log) else {
+            return;
+        };
+        if !origin.progress.has_room(delta.rows.len()) {
+            self.stats.frames_refused += 1;
+            return;
+        }
+        let confirmed = origin.progress.confirmed();
+        let mut waiting = Vec::with_capacity(delta.rows.len());
+        for row in &delta.rows {
+            let Some((merged, raised)) = self.merge_row(log, row, now) else {
+                continue;
+            };
+            if row.version > confirmed {
+                waiting.push((row.version, merged));
+            } else if raised {
+                self.hold_loose(log, merged);
+            }
+        }
+        self.claim(log, delta, waiting);
+        self.watch_gap(log, sender, now);
+        if let Some(peer) = sender.filter(|_| delta.paused) {
+            self.send_digest(peer, false, now);
+        }
+        self.check_caught_up();
+    }
+
+    /// Merges one row into the table. `None` when nothing is held of it: refused, or its window is over.
+    fn merge_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now) -> Option<(Waiting, bool)> {
+        let window = row.key.window;
+        if window.end <= now.wall.minus(self.config.grace) {
+            return None;
+        }
+        if window.start > now.wall.plus(self.config.max_clock_skew) {
+            self.refuse_row(log, row, now, now.wall.plus(FUTURE_RETRY));
+            return None;
+        }
+        let subject = match &row.subject {
+            Some(id) => self.origins.index_or_insert(id)?,
+            None => log,
+        };
+        if subject == OWN {
+            return None;
+        }
+        let Some(found) = self.find_or_make(log, row, now) else {
+            self.refuse_row(log, row, now, window.end);
+            return None;
+        };
+        let state = self.rows.get_mut(found)?;
+        let merge = state.merge(subject, row.count);
+        let sum = state.peers_sum();
+        if merge == Merge::New
+            && let Some(origin) = self.origins.get_mut(subject)
+        {
+            origin.rows += 1;
+        }
+        if merge != Merge::Known {
+            self.stats.rows_merged += 1;
+            self.counters.store_peers(found, sum);
+            if let Some(view) = self.counters.view(found) {
+                self.note_unsent(found, &view, now);
+            }
+        }
+        Some((Waiting { row: found, subject }, merge != Merge::Known))
+    }
+
+    /// The row in the table, made if its sender has not used up its share: half of the table, so that one
+    /// broken peer cannot crowd out everybody else.
+    fn find_or_make(&mut self, log: OriginIndex, row: &DeltaRow, now: Now) -> Option<crate::limit::RowRef> {
+        let known = self.counters.find(&row.key);
+        let found = match known {
+            Some(found) => found,
+            None => {
+                let share = self.counters.capacity() as usize / 2;
+                if self.origins.get(log)?.created >= share {
+                    return None;
+                }
+                self.counters.find_or_insert(&row.key).ok()?
+            }
+        };
+        self.settle_row(found, row.key.window.end, now.wall);
+        if known.is_none() {
+            self.rows.get_mut(found)?.created_by = log;
+            self.origins.get_mut(log)?.created += 1;
+        }
+        Some(found)
+    }
+
+    fn refuse_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now, until: crate::limit::UnixMillis) {
+        self.stats.rows_refused += 1;
+        if let Some(origin) = self.origins.get_mut(log) {
+            origin.refused += 1;
+            if row.key.window.end > now.wall {
+                origin.record_hole(row.version, until);
+            }
+        }
+    }
+
+    fn claim(&mut self, log: OriginIndex, delta: &Delta, waiting: Vec<(u64, Waiting)>) {
+        let Some(origin) = self.origins.get_mut(log) else {
+            return;
+        };
+        for (version, Waiting { row, subject }) in
+            origin.progress.record(delta.interval, delta.complete_at, waiting)
+        {
+            let Some(state) = self.rows.get_mut(row) else {
+                // Evicted while it waited. Its window may be over; a hole too many only costs a repair.
+                origin.record_hole(version, delta_window_end(delta));
+                continue;
+            };
+            if let Some(peer) = state.peer_mut(subject) {
+                if subject == log {
+                    peer.version = peer.version.max(version);
+                }
+                origin.log.insert(LogEntry {
+                    version,
+                    slot: row.slot,
+                    subject,
+                });
+            }
+        }
+        self.compact(log);
+    }
+
+    /// A live owner is asked soon for what is missing; of a dead one, what has no place in a claimed
+    /// stretch is adopted at once.
+    fn watch_gap(&mut self, log: OriginIndex, sender: Option<OriginIndex>, now: Now) {
+        let few = self.peers.len() <= self.config.push_fanout;
+        let Some(origin) = self.origins.get_mut(log) else {
+            return;
+        };
+        if !origin.is_live() {
+            self.adopt(log);
+        } else if !origin.progress.has_gap() {
+            origin.gap_at = None;
+        } else if few && sender == Some(log) && origin.gap_at.is_none() {
+            origin.gap_at = Some(now.monotonic + GAP_PATIENCE);
+        }
+    }
+
+    /// A count rose without a place to show for it: a relay sent a row at a place that is claimed already,
+    /// with a newer count. Should the owner die, this node has to pass it on itself.
+    fn hold_loose(&mut self, log: OriginIndex, waiting: Waiting) {
+        if let Some(origin) = self.origins.get_mut(log) {
+            origin.loose.push(waiting);
+            if origin.loose.len() >= LOOSE_MAX {
+                self.adopt(log);
+            }
+        }
+    }
+
+    /// Membership says that a replica is gone. Its rows stay; those that no claim covers are put into our
+    /// own log, since their owner will not repair them any more.
+    pub(super) fn handle_death(&mut self, index: OriginIndex, now: Now) {
+        let Some(origin) = self.origins.get_mut(index) else {
+            return;
+        };
+        if origin.address.take().is_some() {
+            origin.live_until = Some(now.monotonic);
+            origin.gap_at = None;
+            self.adopt(index);
+            if self.catch_up.from == self.origins.get(index).map(|origin| origin.id.clone()) {
+                self.catch_up = super::core::CatchUp {
+                    done: self.catch_up.done,
+                    ..Default::default()
+                };
+            }
+        }
+    }
+
+    fn adopt(&mut self, log: OriginIndex) {
+        if let Some(origin) = self.origins.get_mut(log) {
+            let orphans = origin
+                .progress
+                .take_pending()
+                .into_iter()
+                .chain(origin.loose.drain(..));
+            self.adopted.extend(orphans);
+        }
+    }
+}
+
+/// Loose rows of one log; above this they are adopted without waiting for the owner to die.
+const LOOSE_MAX: usize = 4096;
+
+fn delta_window_end(delta: &Delta) -> crate::limit::UnixMillis {
+    delta
+        .rows
+        .iter()
+        .map(|row| row.key.window.end)
+        .max()
+        .unwrap_or_default()
+}

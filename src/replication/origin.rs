@@ -1,0 +1,240 @@
+//! The replicas that rows come from, this node among them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::limit::{Now, RowRef, UnixMillis};
+
+use super::codec::Version;
+use super::id::ReplicaId;
+use super::log::{OriginIndex, VersionLog};
+use super::progress::Progress;
+
+/// This node's own place among the origins.
+pub(super) const OWN: OriginIndex = OriginIndex(0);
+
+/// Most replicas known at once, dead ones whose rows still count included.
+const ORIGINS_MAX: usize = 4096;
+
+/// How long a dead replica without rows is remembered, so that a late frame finds it.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// A dead replica still counts as one that shares the limit for this long: it may only be slow.
+const RECENTLY_LIVE: Duration = Duration::from_secs(10);
+
+/// Two buckets of this length hold the clock offset samples.
+const OFFSET_BUCKET: Duration = Duration::from_secs(10);
+
+/// What waits for its place in a log: a row, and whose count it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Waiting {
+    pub(super) row: RowRef,
+    pub(super) subject: OriginIndex,
+}
+
+/// Rows of a log that this node could not take in or had to let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    /// The lowest version lost.
+    pub(super) at: Version,
+    /// When nothing in the hole can matter any more.
+    pub(super) until: UnixMillis,
+}
+
+/// One replica.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) id: ReplicaId,
+    /// Its log, as far as held.
+    pub(super) log: VersionLog,
+    /// The claim on its log. Of our own log we hold [`Origin::top`].
+    pub(super) progress: Progress<Waiting>,
+    /// The newest version of our own log; unused for others.
+    pub(super) top: Version,
+    /// The claim as of the last tick: relays wait that long before they repair for a live owner.
+    pub(super) settled: Version,
+    pub(super) hole: Option<Hole>,
+    /// Rows whose count rose without a place in the log to show for it.
+    pub(super) loose: Vec<Waiting>,
+    /// Where it is reached while it lives.
+    pub(super) address: Option<SocketAddr>,
+    pub(super) live_until: Option<Duration>,
+    pub(super) last_heard: Option<Duration>,
+    pub(super) offset: ClockOffset,
+    /// Rows that carry a count of it.
+    pub(super) rows: usize,
+    /// Rows that exist here only because of it.
+    pub(super) created: usize,
+    /// Rows of it that were refused.
+    pub(super) refused: u64,
+    /// Up to where it holds our own log, by its last digest.
+    pub(super) acknowledged: Version,
+    /// When to ask it for what is missing in front of a received stretch.
+    pub(super) gap_at: Option<Duration>,
+    pub(super) digest_sent: Option<Duration>,
+}
+
+impl Origin {
+    fn new(id: ReplicaId) -> Self {
+        Self {
+            id,
+            log: VersionLog::default(),
+            progress: Progress::default(),
+            top: 0,
+            settled: 0,
+            hole: None,
+            loose: Vec::new(),
+            address: None,
+            live_until: None,
+            last_heard: None,
+            offset: ClockOffset::default(),
+            rows: 0,
+            created: 0,
+            refused: 0,
+            acknowledged: 0,
+            gap_at: None,
+            digest_sent: None,
+        }
+    }
+
+    /// Membership says it is alive.
+    pub(super) fn is_live(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Records that the row at `version` is not held here until `until`.
+    pub(super) fn record_hole(&mut self, version: Version, until: UnixMillis) {
+        let hole = self.hole.get_or_insert(Hole { at: version, until });
+        hole.at = hole.at.min(version);
+        hole.until = hole.until.max(until);
+    }
+
+    /// `limit`, or the last version in front of the hole.
+    pub(super) fn before_hole(&self, limit: Version) -> Version {
+        self.hole
+            .map_or(limit, |hole| limit.min(hole.at.saturating_sub(1)))
+    }
+}
+
+/// Estimates how far a peer's wall clock is ahead of ours. A frame's delay only ever makes the difference
+/// smaller, so the largest recent sample is the closest (the clock filter of NTP, RFC 5905 §10).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ClockOffset {
+    bucket: u64,
+    current: Option<i64>,
+    former: Option<i64>,
+}
+
+impl ClockOffset {
+    /// Takes in the time that a peer wrote into a frame.
+    pub(super) fn sample(&mut self, sent_at: UnixMillis, now: Now) {
+        let bucket = now.monotonic.as_secs() / OFFSET_BUCKET.as_secs();
+        if bucket != self.bucket {
+            self.former = self.current.take().filter(|_| bucket == self.bucket + 1);
+            self.bucket = bucket;
+        }
+        let ahead = i128::from(sent_at.0) - i128::from(now.wall.0);
+        let ahead = i64::try_from(ahead).unwrap_or(if ahead > 0 { i64::MAX } else { i64::MIN });
+        self.current = Some(self.current.map_or(ahead, |known| known.max(ahead)));
+    }
+
+    /// Milliseconds that the peer's clock is ahead.
+    pub(super) fn millis(self) -> Option<i64> {
+        self.current.max(self.former)
+    }
+}
+
+/// All replicas by a small index, this node at [`OWN`].
+#[derive(Debug)]
+pub(super) struct Origins {
+    slots: Vec<Option<Origin>>,
+    by_id: BTreeMap<ReplicaId, OriginIndex>,
+}
+
+impl Origins {
+    pub(super) fn new(me: ReplicaId) -> Self {
+        Self {
+            by_id: BTreeMap::from([(me.clone(), OWN)]),
+            slots: vec![Some(Origin::new(me))],
+        }
+    }
+
+    pub(super) fn index_of(&self, id: &ReplicaId) -> Option<OriginIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The index of `id`, made if need be; `None` at the bound.
+    pub(super) fn index_or_insert(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
+        if let Some(index) = self.index_of(id) {
+            return Some(index);
+        }
+        let free = self.slots.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.slots.len());
+        if at >= ORIGINS_MAX {
+            return None;
+        }
+        let index = OriginIndex(u16::try_from(at).ok()?);
+        let origin = Some(Origin::new(id.clone()));
+        match self.slots.get_mut(at) {
+            Some(slot) => *slot = origin,
+            None => self.slots.push(origin),
+        }
+        self.by_id.insert(id.clone(), index);
+        Some(index)
+    }
+
+    pub(super) fn get(&self, index: OriginIndex) -> Option<&Origin> {
+        self.slots.get(usize::from(index.0))?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, index: OriginIndex) -> Option<&mut Origin> {
+        self.slots.get_mut(usize::from(index.0))?.as_mut()
+    }
+
+    /// This node.
+    pub(super) fn own(&self) -> &Origin {
+        self.get(OWN)
+            .expect("our own origin is made first and never dropped")
+    }
+
+    /// See [`Origins::own`].
+    pub(super) fn own_mut(&mut self) -> &mut Origin {
+        self.get_mut(OWN)
+            .expect("our own origin is made first and never dropped")
+    }
+
+    /// Every replica in the order of ids.
+    pub(super) fn sorted(&self) -> impl Iterator<Item = (OriginIndex, &Origin)> {
+        self.by_id
+            .values()
+            .filter_map(|index| Some((*index, self.get(*index)?)))
+    }
+
+    /// The others that are alive.
+    pub(super) fn live(&self) -> impl Iterator<Item = (OriginIndex, &Origin)> {
+        self.sorted().filter(|(_, origin)| origin.is_live())
+    }
+
+    /// How many replicas share the limits: this one, the live and the recently live.
+    pub(super) fn sharing(&self, now: Duration) -> usize {
+        let recently = |origin: &Origin| origin.live_until.is_some_and(|at| at + RECENTLY_LIVE > now);
+        1 + self
+            .sorted()
+            .filter(|(index, o)| *index != OWN && (o.is_live() || recently(o)))
+            .count()
+    }
+
+    /// Drops the dead that nothing is left of.
+    pub(super) fn drop_forgotten(&mut self, now: Duration) {
+        for slot in self.slots.iter_mut().skip(1) {
+            let forgotten = slot.as_ref().is_some_and(|origin| {
+                let last = origin.live_until.max(origin.last_heard).unwrap_or_default();
+                !origin.is_live() && origin.rows == 0 && last + FORGET_AFTER < now
+            });
+            if let Some(origin) = slot.take_if(|_| forgotten) {
+                self.by_id.remove(&origin.id);
+            }
+        }
+    }
+}

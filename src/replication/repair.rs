@@ -1,0 +1,377 @@
+//! Anti-entropy: digests, and the repairs that answer them (Scuttlebutt, van Renesse et al. 2008;
+//! delta-CRDT intervals, Almeida et al. 2018).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::seq::IteratorRandom;
+
+use crate::limit::Now;
+
+use super::codec::{self, Body, Digest, DigestEntry, Interval, Version};
+use super::core::Replication;
+use super::id::ReplicaId;
+use super::log::OriginIndex;
+use super::origin::{OWN, Origin};
+
+/// Received stretches named in a digest, a log.
+const RECEIVED_MAX: usize = 16;
+
+/// Frames that answer one digest at most; the last says that there is more.
+const ANSWER_MAX: usize = 32;
+
+/// Digests to one peer leave at least this far apart, but for the next after a paused answer: two nodes
+/// that lack something of each other must not answer digests with digests at the speed of the network.
+const DIGEST_GAP: Duration = Duration::from_millis(10);
+
+/// Received stretches shorter than this are sent again rather than sent around: another frame costs more
+/// than the rows of a few versions.
+const WORTH_SKIPPING: Version = 32;
+
+/// While leaving, peers are asked this often how far they hold our log.
+const LEAVE_TICK: Duration = Duration::from_millis(20);
+
+/// Rows that were refused for want of room are asked for again at most this often.
+const RETREAT_GAP: Duration = Duration::from_secs(1);
+
+impl Replication {
+    /// Everything that happens once a tick.
+    pub(super) fn tick(&mut self, now: Now) {
+        self.flush_dirty(now);
+        self.exchange_digests(now);
+        self.mend_holes(now);
+        let indices: Vec<_> = self.origins.sorted().map(|(index, _)| index).collect();
+        for index in indices {
+            if let Some(origin) = self.origins.get_mut(index) {
+                origin.settled = origin.progress.confirmed();
+            }
+        }
+        self.origins.drop_forgotten(now.monotonic);
+        let tick = if self.leaving {
+            LEAVE_TICK
+        } else {
+            self.config.tick
+        };
+        // A tenth of jitter keeps nodes that started together from ticking together.
+        self.next_tick = now.monotonic + tick.mul_f64(self.rng.random_range(0.95..1.05));
+    }
+
+    fn exchange_digests(&mut self, now: Now) {
+        let most = if self.leaving {
+            usize::MAX
+        } else {
+            self.config.digest_fanout
+        };
+        let live = self.origins.live().map(|(index, _)| index);
+        let peers: Vec<_> = if most == usize::MAX {
+            live.collect()
+        } else {
+            live.choose_multiple(&mut self.rng, most)
+        };
+        for peer in peers {
+            self.send_digest(peer, self.leaving, now);
+        }
+    }
+
+    /// Asks the owners of logs with a gap for what is missing in it.
+    pub(super) fn ask_for_gaps(&mut self, now: Now) {
+        let gaps: Vec<_> = self
+            .origins
+            .live()
+            .filter(|(_, origin)| origin.gap_at.is_some_and(|at| at <= now.monotonic))
+            .map(|(index, _)| index)
+            .collect();
+        for index in gaps {
+            let Some(origin) = self.origins.get_mut(index) else {
+                continue;
+            };
+            origin.gap_at = None;
+            if let (true, Some(address)) = (origin.progress.has_gap(), origin.address) {
+                let entry = entry_of(index, origin);
+                let only = Some(origin.id.clone());
+                let digest = Digest {
+                    wants_reply: false,
+                    above: only.clone(),
+                    up_to: only,
+                    entries: vec![entry],
+                };
+                self.stats.digests += 1;
+                self.send(Body::Digest(digest), Arc::from([address]), now);
+            }
+        }
+    }
+
+    /// Rows that were let go or refused are asked for again once there is room, and given up once nothing
+    /// in the hole can matter any more.
+    fn mend_holes(&mut self, now: Now) {
+        let has_room = self.rows.known() < self.counters.capacity() as usize / 8 * 7;
+        let retreat = has_room && now.monotonic >= self.retreated + RETREAT_GAP;
+        let holed: Vec<_> = self
+            .origins
+            .sorted()
+            .filter(|(_, origin)| origin.hole.is_some())
+            .map(|(index, _)| index)
+            .collect();
+        for index in holed {
+            let Some(origin) = self.origins.get_mut(index) else {
+                continue;
+            };
+            let Some(hole) = origin.hole else { continue };
+            if hole.until <= now.wall {
+                origin.hole = None;
+            } else if retreat && index != OWN {
+                origin.hole = None;
+                origin.progress.retreat(hole.at.saturating_sub(1));
+                self.retreated = now.monotonic;
+            }
+        }
+    }
+
+    /// Sends `peer` what we hold of every log, in as many pages as it takes.
+    pub(super) fn send_digest(&mut self, peer: OriginIndex, wants_reply: bool, now: Now) {
+        let Some(origin) = self.origins.get_mut(peer) else {
+            return;
+        };
+        let Some(address) = origin.address else { return };
+        origin.digest_sent = Some(now.monotonic);
+        let to: Arc<[_]> = Arc::from([address]);
+        for digest in self.digest_pages(wants_reply) {
+            self.stats.digests += 1;
+            self.send(Body::Digest(digest), Arc::clone(&to), now);
+        }
+    }
+
+    fn digest_pages(&self, wants_reply: bool) -> Vec<Digest> {
+        let room = self
+            .config
+            .frame_bytes_max
+            .saturating_sub(codec::digest_bytes(&self.origins.own().id));
+        let entries = self
+            .origins
+            .sorted()
+            .filter(|(index, origin)| is_worth_telling(*index, origin));
+        let mut pages = vec![Digest {
+            wants_reply,
+            ..Digest::default()
+        }];
+        let mut bytes = 0;
+        for entry in entries.map(|(index, origin)| entry_of(index, origin)) {
+            let cost = codec::entry_bytes(&entry);
+            if let Some(full) = pages
+                .last_mut()
+                .filter(|page| bytes + cost > room && !page.entries.is_empty())
+            {
+                let last = full.entries.last().map(|entry| entry.log.clone());
+                full.up_to.clone_from(&last);
+                pages.push(Digest {
+                    wants_reply,
+                    above: last,
+                    ..Digest::default()
+                });
+                bytes = 0;
+            }
+            bytes += cost;
+            if let Some(page) = pages.last_mut() {
+                page.entries.push(entry);
+            }
+        }
+        pages
+    }
+
+    /// Sends the peer what it lacks, and asks for what it holds and we do not.
+    pub(super) fn handle_digest(
+        &mut self,
+        sender: &ReplicaId,
+        peer: Option<OriginIndex>,
+        digest: &Digest,
+        now: Now,
+    ) {
+        self.note_claims(sender, digest);
+        let Some(peer) = peer.filter(|peer| self.origins.get(*peer).is_some_and(Origin::is_live)) else {
+            return;
+        };
+        let claimed = find_entry(digest, &self.origins.own().id).map_or(0, |entry| entry.confirmed);
+        if let Some(origin) = self.origins.get_mut(peer) {
+            origin.acknowledged = origin.acknowledged.max(claimed);
+        }
+        self.answer_digest(peer, digest, now);
+        let lacks = digest.entries.iter().any(|entry| self.lacks(entry));
+        let recently = self
+            .origins
+            .get(peer)
+            .and_then(|origin| origin.digest_sent)
+            .is_some_and(|at| at + DIGEST_GAP > now.monotonic);
+        if digest.wants_reply || lacks && !recently {
+            self.send_digest(peer, false, now);
+        }
+    }
+
+    fn lacks(&self, entry: &DigestEntry) -> bool {
+        match self.origins.index_of(&entry.log) {
+            Some(OWN) => false,
+            Some(index) => self
+                .origins
+                .get(index)
+                .is_some_and(|origin| origin.progress.confirmed() < entry.confirmed),
+            None => entry.confirmed > 0,
+        }
+    }
+
+    fn answer_digest(&mut self, peer: OriginIndex, digest: &Digest, now: Now) {
+        let known: BTreeMap<&ReplicaId, &DigestEntry> =
+            digest.entries.iter().map(|entry| (&entry.log, entry)).collect();
+        let mut missing = Vec::new();
+        for (index, origin) in self.origins.sorted().filter(|(index, _)| *index != peer) {
+            let entry = known.get(&origin.id).copied();
+            if entry.is_some() || is_on_page(digest, &origin.id) {
+                let given = relayable(index, origin);
+                missing.extend(
+                    stretches_missing(index, given, entry)
+                        .into_iter()
+                        .map(|gap| (index, gap)),
+                );
+            }
+        }
+        let mut left = ANSWER_MAX;
+        for (index, gap) in missing {
+            left = self.send_repair(peer, index, gap, left, now);
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Sends at most `left` frames of a stretch; returns how many may still follow.
+    fn send_repair(
+        &mut self,
+        peer: OriginIndex,
+        log: OriginIndex,
+        gap: Interval,
+        left: usize,
+        now: Now,
+    ) -> usize {
+        let Some(address) = self.origins.get(peer).and_then(|origin| origin.address) else {
+            return 0;
+        };
+        let to: Arc<[_]> = Arc::from([address]);
+        let composed = self.compose(log, gap, left, now);
+        let (count, mut left) = (composed.deltas.len(), left);
+        for (at, mut delta) in (1..).zip(composed.deltas) {
+            if !self.repairs.take(now.monotonic) {
+                return 0;
+            }
+            left = left.saturating_sub(1);
+            delta.paused = left == 0 && (at < count || !composed.whole);
+            self.stats.repairs += 1;
+            self.send(Body::Delta(delta), Arc::clone(&to), now);
+        }
+        left
+    }
+
+    /// The first whole digest of a peer after joining is what this node has to catch up with.
+    fn note_claims(&mut self, sender: &ReplicaId, digest: &Digest) {
+        let catch_up = &mut self.catch_up;
+        if catch_up.done || catch_up.complete {
+            return;
+        }
+        let is_first = digest.above.is_none();
+        let is_next =
+            catch_up.from.as_ref() == Some(sender) && catch_up.covered_to == digest.above && !is_first;
+        if digest.above.is_some() && digest.above == digest.up_to || !is_first && !is_next {
+            return;
+        }
+        if is_first {
+            catch_up.claims.clear();
+        }
+        catch_up.from = Some(sender.clone());
+        catch_up.covered_to.clone_from(&digest.up_to);
+        catch_up.complete = digest.up_to.is_none();
+        catch_up.claims.extend(
+            digest
+                .entries
+                .iter()
+                .map(|entry| (entry.log.clone(), entry.confirmed)),
+        );
+        self.check_caught_up();
+    }
+
+    pub(super) fn check_caught_up(&mut self) {
+        if self.catch_up.done || !self.catch_up.complete {
+            return;
+        }
+        let origins = &self.origins;
+        self.catch_up
+            .claims
+            .retain(|log, claimed| match origins.index_of(log) {
+                Some(OWN) => false,
+                Some(index) => origins
+                    .get(index)
+                    .is_none_or(|origin| origin.progress.confirmed() < *claimed),
+                None => *claimed > 0,
+            });
+        self.catch_up.done = self.catch_up.claims.is_empty();
+    }
+}
+
+/// What this node may send of a log: all of its own, of a dead owner's what it holds, and of a live one's
+/// what it has held for a tick, since the owner repairs the rest itself. Never across a hole.
+fn relayable(index: OriginIndex, origin: &Origin) -> Version {
+    let held = match (index == OWN, origin.is_live()) {
+        (true, _) => origin.top,
+        (false, true) => origin.settled.min(origin.progress.confirmed()),
+        (false, false) => origin.progress.confirmed(),
+    };
+    origin.before_hole(held)
+}
+
+/// The stretches of a log up to `given` that a peer lacks by its digest. Only the log's owner may rely on
+/// what the peer received beyond its claim: a relay may hold other places of the same rows.
+fn stretches_missing(index: OriginIndex, given: Version, entry: Option<&DigestEntry>) -> Vec<Interval> {
+    let mut after = entry.map_or(0, |entry| entry.confirmed);
+    let mut missing = Vec::new();
+    if index == OWN {
+        let received = entry.into_iter().flat_map(|entry| &entry.received);
+        for received in received.filter(|received| received.to - received.after >= WORTH_SKIPPING) {
+            if after < received.after.min(given) {
+                missing.push(Interval {
+                    after,
+                    to: received.after.min(given),
+                });
+            }
+            after = after.max(received.to);
+        }
+    }
+    if after < given {
+        missing.push(Interval { after, to: given });
+    }
+    missing
+}
+
+fn entry_of(index: OriginIndex, origin: &Origin) -> DigestEntry {
+    let confirmed = if index == OWN {
+        origin.top
+    } else {
+        origin.progress.confirmed()
+    };
+    DigestEntry {
+        log: origin.id.clone(),
+        confirmed,
+        received: origin.progress.received(RECEIVED_MAX),
+    }
+}
+
+/// A dead replica without a live row is nobody's concern any more.
+fn is_worth_telling(index: OriginIndex, origin: &Origin) -> bool {
+    index == OWN && origin.top > 0 || index != OWN && (origin.is_live() || origin.rows > 0)
+}
+
+fn is_on_page(digest: &Digest, id: &ReplicaId) -> bool {
+    digest.above.as_ref().is_none_or(|above| id > above)
+        && digest.up_to.as_ref().is_none_or(|up_to| id <= up_to)
+}
+
+fn find_entry<'a>(digest: &'a Digest, log: &ReplicaId) -> Option<&'a DigestEntry> {
+    digest.entries.iter().find(|entry| entry.log == *log)
+}

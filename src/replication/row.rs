@@ -1,0 +1,281 @@
+//! What replication knows of each row of the counter table: who counted how much, and where it stands in
+//! their logs. Kept beside the table, by slot, and touched by the gossip thread alone.
+
+use std::collections::BTreeMap;
+
+use crdts::{CmRDT, Dot, GCounter};
+use smallvec::SmallVec;
+
+use crate::limit::{RowRef, UnixMillis};
+
+use super::codec::Version;
+use super::id::ReplicaId;
+use super::log::OriginIndex;
+
+/// What one peer says of a row: its count, and its place in the peer's log as far as that is claimed.
+///
+/// Count and peer share a word: at a million keys and three nodes every word of a row costs 16 MB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PeerRow {
+    tagged: u64,
+    pub(super) version: Version,
+}
+
+impl PeerRow {
+    fn new(origin: OriginIndex, count: u64) -> Self {
+        Self {
+            tagged: count << 16 | u64::from(origin.0),
+            version: 0,
+        }
+    }
+
+    pub(super) fn origin(self) -> OriginIndex {
+        OriginIndex((self.tagged & 0xffff) as u16)
+    }
+
+    pub(super) fn count(self) -> u64 {
+        self.tagged >> 16
+    }
+}
+
+/// One row.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RowState {
+    epoch: u32,
+    known: bool,
+    /// Stands in the list of rows that the next tick pushes.
+    pub(super) dirty: bool,
+    /// Stands in the list of rows that are due.
+    pub(super) due: bool,
+    /// Whose frame made the row, or this node itself.
+    pub(super) created_by: OriginIndex,
+    /// When its window ends.
+    pub(super) window_end: UnixMillis,
+    /// Its newest place in our own log; 0 while it was never released.
+    pub(super) own_version: Version,
+    /// The peers' counts.
+    pub(super) peers: SmallVec<[PeerRow; 2]>,
+}
+
+impl RowState {
+    /// What `origin` says of this row.
+    pub(super) fn peer(&self, origin: OriginIndex) -> Option<&PeerRow> {
+        self.peers.iter().find(|peer| peer.origin() == origin)
+    }
+
+    /// See [`RowState::peer`].
+    pub(super) fn peer_mut(&mut self, origin: OriginIndex) -> Option<&mut PeerRow> {
+        self.peers.iter_mut().find(|peer| peer.origin() == origin)
+    }
+
+    /// Takes in a peer's count: the pointwise maximum, as `crdts::GCounter` merges. Says what changed.
+    pub(super) fn merge(&mut self, origin: OriginIndex, count: u64) -> Merge {
+        match self.peer_mut(origin) {
+            None => {
+                self.peers.push(PeerRow::new(origin, count));
+                Merge::New
+            }
+            Some(peer) if peer.count() < count => {
+                let version = peer.version;
+                *peer = PeerRow {
+                    version,
+                    ..PeerRow::new(origin, count)
+                };
+                Merge::Raised
+            }
+            Some(_) => Merge::Known,
+        }
+    }
+
+    /// The sum of the peers' counts.
+    pub(super) fn peers_sum(&self) -> u64 {
+        self.peers
+            .iter()
+            .fold(0, |sum: u64, peer| sum.saturating_add(peer.count()))
+    }
+}
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Merge {
+    /// The peer had no count here before.
+    New,
+    /// The peer's count rose.
+    Raised,
+    /// Nothing new.
+    Known,
+}
+
+/// The replicated state of one key as the textbook type (Shapiro et al. 2011): one entry a replica.
+pub(super) fn g_counter(counts: &[(ReplicaId, u64)]) -> GCounter<ReplicaId> {
+    let mut counter = GCounter::new();
+    for (replica, count) in counts.iter().filter(|(_, count)| *count > 0) {
+        counter.apply(Dot::new(replica.clone(), *count));
+    }
+    counter
+}
+
+/// All rows by slot, and by the end of their window.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    states: Vec<RowState>,
+    windows: BTreeMap<UnixMillis, WindowRows>,
+    known: usize,
+    /// Slots below this one wait for another look.
+    review_below: usize,
+}
+
+/// The rows of all windows that end together.
+#[derive(Debug, Default)]
+struct WindowRows {
+    slots: Vec<u32>,
+    /// How many of them were looked at since the window ended.
+    released: usize,
+}
+
+impl Rows {
+    /// Rows known now.
+    pub(super) fn known(&self) -> usize {
+        self.known
+    }
+
+    /// The state of `row` if it is still the slot's tenant here.
+    pub(super) fn get(&self, row: RowRef) -> Option<&RowState> {
+        self.states
+            .get(row.slot as usize)
+            .filter(|state| state.known && state.epoch == row.epoch)
+    }
+
+    /// See [`Rows::get`].
+    pub(super) fn get_mut(&mut self, row: RowRef) -> Option<&mut RowState> {
+        self.states
+            .get_mut(row.slot as usize)
+            .filter(|state| state.known && state.epoch == row.epoch)
+    }
+
+    /// The tenant of `slot` as far as known here.
+    pub(super) fn tenant(&self, slot: u32) -> Option<(RowRef, &RowState)> {
+        let state = self.states.get(slot as usize).filter(|state| state.known)?;
+        Some((
+            RowRef {
+                slot,
+                epoch: state.epoch,
+            },
+            state,
+        ))
+    }
+
+    /// Makes `row` the tenant of its slot; returns the state of the one before, if it was another.
+    pub(super) fn settle(&mut self, row: RowRef, window_end: UnixMillis) -> Option<RowState> {
+        let at = row.slot as usize;
+        if at >= self.states.len() {
+            self.states.resize_with(at + 1, RowState::default);
+        }
+        let state = self.states.get_mut(at)?;
+        if state.known && state.epoch == row.epoch {
+            return None;
+        }
+        let fresh = RowState {
+            epoch: row.epoch,
+            known: true,
+            window_end,
+            ..RowState::default()
+        };
+        let former = std::mem::replace(state, fresh);
+        self.windows.entry(window_end).or_default().slots.push(row.slot);
+        if former.known {
+            return Some(former);
+        }
+        self.known += 1;
+        None
+    }
+
+    /// Drops `row`; returns what was known of it.
+    pub(super) fn remove(&mut self, row: RowRef) -> Option<RowState> {
+        let former = std::mem::take(self.get_mut(row)?);
+        self.known -= 1;
+        Some(former)
+    }
+
+    /// Starts another look at every row.
+    pub(super) fn review_all(&mut self) {
+        self.review_below = self.states.len();
+    }
+
+    /// The next rows to look at again, from up to `most` slots.
+    pub(super) fn take_review(&mut self, most: usize) -> Vec<RowRef> {
+        let to = self.review_below;
+        self.review_below = to.saturating_sub(most);
+        let slots = (0_u32..).zip(&self.states).take(to).skip(self.review_below);
+        slots
+            .filter(|(_, state)| state.known)
+            .map(|(slot, state)| RowRef {
+                slot,
+                epoch: state.epoch,
+            })
+            .collect()
+    }
+
+    /// Up to `most` rows of windows that ended by `now` and were not handed out since.
+    pub(super) fn take_ended(&mut self, now: UnixMillis, most: usize) -> Vec<RowRef> {
+        let mut ended = Vec::new();
+        for (end, rows) in self.windows.range_mut(..=now) {
+            let take = (rows.slots.len() - rows.released).min(most - ended.len());
+            let slots = rows.slots.iter().skip(rows.released).take(take);
+            ended.extend(slots.filter_map(|slot| tenant_of(&self.states, *slot, *end)));
+            rows.released += take;
+            if ended.len() >= most {
+                break;
+            }
+        }
+        ended
+    }
+
+    /// Up to `most` rows of windows that ended by `end`; they are handed out once, to be forgotten.
+    pub(super) fn take_expired(&mut self, end: UnixMillis, most: usize) -> Vec<RowRef> {
+        let mut expired = Vec::new();
+        while let Some(mut entry) = self.windows.first_entry().filter(|entry| *entry.key() <= end) {
+            let window_end = *entry.key();
+            let slots = &mut entry.get_mut().slots;
+            let from = slots.len().saturating_sub(most - expired.len());
+            expired.extend(
+                slots
+                    .drain(from..)
+                    .filter_map(|slot| tenant_of(&self.states, slot, window_end)),
+            );
+            if !slots.is_empty() {
+                break;
+            }
+            entry.remove();
+        }
+        expired
+    }
+
+    /// Whether any of the `take_…` functions has more to hand out.
+    pub(super) fn has_backlog(&self, ended: UnixMillis, expired: UnixMillis) -> bool {
+        self.review_below > 0
+            || self
+                .windows
+                .range(..=ended)
+                .any(|(end, rows)| *end <= expired || rows.released < rows.slots.len())
+    }
+
+    /// Every row known.
+    pub(super) fn all(&self) -> impl Iterator<Item = RowRef> {
+        (0_u32..)
+            .zip(&self.states)
+            .filter(|(_, state)| state.known)
+            .map(|(slot, state)| RowRef {
+                slot,
+                epoch: state.epoch,
+            })
+    }
+}
+
+fn tenant_of(states: &[RowState], slot: u32, window_end: UnixMillis) -> Option<RowRef> {
+    let state = states.get(slot as usize)?;
+    (state.known && state.window_end == window_end).then_some(RowRef {
+        slot,
+        epoch: state.epoch,
+    })
+}

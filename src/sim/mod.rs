@@ -1,0 +1,17 @@
+//! The simulator: N real cores (limiter and replication) on a virtual network under a virtual clock.
+//!
+//! Deterministic: one seed decides every delay, loss, fault and request, so a run can be repeated to the
+//! event. Owns the virtual world; the code under test is the code that production runs.
+
+mod fault;
+mod network;
+mod node;
+mod oracle;
+mod schedule;
+mod world;
+
+pub use fault::{Fault, FaultReport};
+pub use network::{Link, Network};
+pub use oracle::{Oracle, Violation};
+pub use schedule::{Schedule, ScheduleReport, run_schedule};
+pub use world::{World, WorldConfig};

@@ -1,0 +1,106 @@
+//! One simulated node: a real limiter and a real replication core, and clocks that may be wrong.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limit::significance::Significance;
+use crate::limit::{Limiter, Now, Rule, SyncMode, UnixMillis};
+use crate::replication::{Generation, NodeId, ReplicaId, Replication, ReplicationConfig};
+
+/// Where every simulation starts: a Monday at noon, so that no calendar window ends by accident.
+pub(super) const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
+
+/// How wrong a node's wall clock is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Clock {
+    /// Milliseconds ahead at the start.
+    pub(super) skew_ms: i64,
+    /// Millionths that it runs fast.
+    pub(super) drift_ppm: i64,
+}
+
+/// What a node needs to start.
+#[derive(Clone, Debug)]
+pub(super) struct NodeConfig {
+    pub(super) rules: Vec<Rule>,
+    pub(super) mode: SyncMode,
+    pub(super) significance: Significance,
+    pub(super) max_keys: u32,
+    pub(super) replication: ReplicationConfig,
+}
+
+pub(super) struct Node {
+    pub(super) replica: ReplicaId,
+    pub(super) limiter: Limiter,
+    pub(super) replication: Replication,
+    pub(super) alive: bool,
+    pub(super) clock: Clock,
+    started: Duration,
+    /// When the pending wake-up fires, so that later ones are not queued again.
+    pub(super) wake_at: Option<Duration>,
+}
+
+/// The address of the node with this index.
+pub(super) fn address(index: usize) -> SocketAddr {
+    let [.., high, low] = u32::try_from(index).unwrap_or(u32::MAX).to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, 0, high, low), 7946))
+}
+
+/// The index of the node with this address.
+pub(super) fn index_of(address: SocketAddr) -> Option<usize> {
+    match address {
+        SocketAddr::V4(v4) => {
+            let [_, _, high, low] = v4.ip().octets();
+            Some(usize::from(high) << 8 | usize::from(low))
+        }
+        SocketAddr::V6(_) => None,
+    }
+}
+
+impl Node {
+    /// Starts node `index` in a new life at virtual time `now`.
+    pub(super) fn start(index: usize, config: &NodeConfig, clock: Clock, seed: u64, now: Duration) -> Self {
+        let node: NodeId = format!("n{index:04}")
+            .parse()
+            .expect("letters and digits are a node id");
+        let generation = u64::try_from(now.as_micros()).unwrap_or(u64::MAX) + 1;
+        let replica = ReplicaId {
+            node,
+            generation: Generation(generation),
+        };
+        let limiter = Limiter::new(
+            config.rules.clone(),
+            config.mode,
+            config.significance,
+            config.max_keys,
+        );
+        let counters = Arc::clone(limiter.counters());
+        let replication = Replication::new(replica.clone(), counters, config.replication.clone(), seed);
+        Self {
+            replica,
+            limiter,
+            replication,
+            alive: true,
+            clock,
+            started: now,
+            wake_at: None,
+        }
+    }
+
+    /// What its clocks show at virtual time `at`.
+    pub(super) fn now(&self, at: Duration) -> Now {
+        let true_ms = i128::from(EPOCH.0) + at.as_millis() as i128;
+        let drift = at.as_millis() as i128 * i128::from(self.clock.drift_ppm) / 1_000_000;
+        let wall = true_ms + drift + i128::from(self.clock.skew_ms);
+        Now {
+            monotonic: at.saturating_sub(self.started),
+            wall: UnixMillis(u64::try_from(wall).unwrap_or(0)),
+        }
+    }
+
+    /// The virtual time at which its monotonic clock shows `monotonic`.
+    pub(super) fn virtual_time(&self, monotonic: Duration) -> Duration {
+        self.started + monotonic
+    }
+}

@@ -1,0 +1,201 @@
+//! Random schedules: one seed makes a cluster, its traffic and its misfortunes, and judges the outcome.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::limit::significance::Significance;
+use crate::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode, WindowLimit};
+use crate::replication::ReplicationConfig;
+
+use super::fault::{Fault, FaultReport};
+use super::network::Link;
+use super::oracle::Violation;
+use super::world::{World, WorldConfig};
+
+/// What one seed stands for.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// The world.
+    pub world: WorldConfig,
+    /// What happens when.
+    pub faults: Vec<(Duration, Fault)>,
+    /// Requests, each (time, client, choice of node).
+    pub requests: Vec<(Duration, u64, u64)>,
+    /// When the faults are over.
+    pub heals_at: Duration,
+}
+
+/// What a schedule that held came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScheduleReport {
+    /// Requests offered.
+    pub offered: u64,
+    /// Requests admitted.
+    pub admitted: u64,
+    /// How long after the network healed every node agreed.
+    pub converged_after: Duration,
+    /// What went wrong on purpose.
+    pub faults: FaultReport,
+}
+
+/// After the network has healed, agreement must come within this.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(8);
+
+impl Schedule {
+    /// The schedule of `seed`.
+    #[must_use]
+    pub fn random(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let nodes = rng.random_range(2..=6);
+        let heals_at = Duration::from_secs(rng.random_range(4..=8));
+        let world = random_world(&mut rng, nodes);
+        let faults = random_faults(&mut rng, nodes, heals_at);
+        let requests = random_requests(&mut rng, heals_at);
+        Self {
+            world,
+            faults,
+            requests,
+            heals_at,
+        }
+    }
+}
+
+fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
+    let limit = *[5_u64, 20, 100, 1_000].get(rng.random_range(0..4)).unwrap_or(&5);
+    let limit: WindowLimit = format!("{limit}/hour").parse().expect("a valid limit");
+    let short: WindowLimit = "50/3s".parse().expect("a valid limit");
+    let windows = if rng.random_bool(0.3) {
+        vec![short, limit]
+    } else {
+        vec![limit]
+    };
+    let rule = Rule {
+        name: "simulated".into(),
+        scope: RuleScope::Everything,
+        count_by: CountBy::Ip,
+        windows: windows.into(),
+        hits: Hits::ONE,
+        mode: None,
+    };
+    let significance = Significance {
+        alpha_permille: rng.random_range(50..=900),
+        epsilon_permille: if rng.random_bool(0.5) { 0 } else { 10 },
+    };
+    let lossy = rng.random_bool(0.7);
+    WorldConfig {
+        nodes,
+        rules: vec![rule],
+        mode: SyncMode::Gossip,
+        significance,
+        max_keys: 4_096,
+        replication: ReplicationConfig {
+            significance,
+            frame_bytes_max: if rng.random_bool(0.5) { 1_140 } else { 420 },
+            push_fanout: if rng.random_bool(0.2) { 2 } else { 32 },
+            ..ReplicationConfig::default()
+        },
+        link: Link {
+            delay: Duration::from_micros(rng.random_range(50..=50_000)),
+            jitter: Duration::from_micros(rng.random_range(0..=20_000)),
+            loss: if lossy { rng.random_range(0.0..0.3) } else { 0.0 },
+            duplication: if lossy { rng.random_range(0.0..0.2) } else { 0.0 },
+        },
+        mtu: 1_200,
+        skew_ms: rng.random_range(0..=1_000),
+        drift_ppm: 200,
+        detection: (Duration::from_millis(100), Duration::from_millis(1_500)),
+        trace: false,
+    }
+}
+
+fn random_faults(rng: &mut SmallRng, nodes: usize, heals_at: Duration) -> Vec<(Duration, Fault)> {
+    let count = rng.random_range(0..=6);
+    let mut faults: Vec<_> = (0..count)
+        .map(|_| {
+            let at = heals_at.mul_f64(rng.random_range(0.05..0.9));
+            let node = rng.random_range(0..nodes);
+            let fault = match rng.random_range(0..6) {
+                0 => Fault::Crash { node },
+                1 => Fault::Restart { node },
+                2 => Fault::Join,
+                3 => Fault::Leave { node },
+                _ => Fault::Partition {
+                    side: (0..nodes).filter(|_| rng.random_bool(0.5)).collect(),
+                    one_way: rng.random_bool(0.3),
+                    lasts: Duration::from_millis(rng.random_range(50..=3_000)),
+                },
+            };
+            (at, fault)
+        })
+        .collect();
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn random_requests(rng: &mut SmallRng, heals_at: Duration) -> Vec<(Duration, u64, u64)> {
+    let clients = rng.random_range(1..=40_u64);
+    let count = rng.random_range(20..=600);
+    let mut requests: Vec<_> = (0..count)
+        .map(|_| {
+            // The square favours low numbers: few clients ask most.
+            let client = (rng.random::<f64>().powi(2) * clients as f64) as u64;
+            (heals_at.mul_f64(rng.random_range(0.0..1.0)), client, rng.random())
+        })
+        .collect();
+    requests.sort_unstable();
+    requests
+}
+
+/// Runs one schedule to its end and checks every invariant.
+///
+/// # Errors
+/// The first invariant that did not hold, with the last lines of the trace if the world keeps one.
+pub fn run_schedule(schedule: &Schedule, seed: u64) -> Result<ScheduleReport, (Violation, Vec<String>)> {
+    let mut world = World::new(schedule.world.clone(), seed);
+    let outcome = drive(&mut world, schedule);
+    outcome.map_err(|violation| (violation, world.trace().map(str::to_owned).collect()))
+}
+
+fn drive(world: &mut World, schedule: &Schedule) -> Result<ScheduleReport, Violation> {
+    let mut faults = schedule.faults.iter().peekable();
+    for (at, client, choice) in &schedule.requests {
+        while let Some((fault_at, fault)) = faults.next_if(|(fault_at, _)| fault_at <= at) {
+            world.run_until(*fault_at)?;
+            world.inject(fault);
+        }
+        world.run_until(*at)?;
+        let alive = world.alive();
+        if let Some(node) = alive.get(*choice as usize % alive.len().max(1)) {
+            let key =
+                KeyHash(u128::from(*client).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1);
+            world.request(*node, 0, key, Hits::ONE)?;
+        }
+    }
+    for (at, fault) in faults {
+        world.run_until(*at)?;
+        world.inject(fault);
+    }
+    world.run_until(schedule.heals_at)?;
+    world.heal();
+    let converged_after = settle(world, schedule.heals_at)?;
+    Ok(ScheduleReport {
+        offered: world.oracle.offered,
+        admitted: world.oracle.total,
+        converged_after,
+        faults: world.faults(),
+    })
+}
+
+fn settle(world: &mut World, healed_at: Duration) -> Result<Duration, Violation> {
+    let step = Duration::from_millis(50);
+    loop {
+        world.run_until(world.now() + step)?;
+        match world.check_converged() {
+            Ok(()) => return Ok(world.now() - healed_at),
+            Err(violation) if world.now() >= healed_at + CONVERGES_WITHIN => return Err(violation),
+            Err(_) => {}
+        }
+    }
+}
