@@ -55,14 +55,32 @@ struct Victim {
 
 /// Rounds of a race that others win before a newcomer is refused.
 const ROUNDS_MAX: u32 = 64;
-/// Slots looked at for a victim beside those of the key's own buckets: the smallest of that many is
-/// among the smallest 6 % of the table at the median.
-const SAMPLE: u32 = 16;
+/// Slots looked at for a victim beside those of the key's own buckets. At the bound a third to two thirds
+/// of them have a row, and the smallest of ten is among the smallest 7 % at the median.
+const SAMPLE: u32 = 32;
+
+/// Slots tried for a vacant one. At most two thirds are taken: all of these are once in 10^22.
+const PROBES_MAX: u32 = 128;
 
 impl Counters {
     /// The live row of `fingerprint`.
     #[inline]
-    pub(super) fn locate(&self, place: Place, fingerprint: u128) -> Option<(u32, State)> {
+    pub(super) fn locate(&self, fingerprint: u128) -> Option<(u32, State)> {
+        let home = self.home(fingerprint);
+        // Both loads are issued before either answer is needed, so they miss the cache together.
+        let states = [home, home + 1].map(|slot| self.slots[slot as usize].state());
+        for (slot, state) in (home..).zip(states) {
+            // A key has one live row at most, so this is it, whatever the index says meanwhile.
+            if state.is_live() && self.slots[slot as usize].matches(fingerprint) {
+                return Some((slot, state));
+            }
+        }
+        self.look_up(fingerprint)
+    }
+
+    /// [`Counters::locate`] for a row that is not at home.
+    fn look_up(&self, fingerprint: u128) -> Option<(u32, State)> {
+        let place = self.index.place(fingerprint);
         let mut backoff = Backoff::default();
         loop {
             match self.probe(place, fingerprint) {
@@ -99,10 +117,9 @@ impl Counters {
         claim: Claim,
         now: UnixMillis,
     ) -> Result<Located, Refusal> {
-        let place = self.index.place(fingerprint);
-        match self.locate(place, fingerprint) {
+        match self.locate(fingerprint) {
             Some((slot, _)) => Ok(Located { slot, created: false }),
-            None => self.insert(group, place, fingerprint, claim, now),
+            None => self.insert(group, fingerprint, claim, now),
         }
     }
 
@@ -110,19 +127,19 @@ impl Counters {
     fn insert(
         &self,
         group: &Group,
-        place: Place,
         fingerprint: u128,
         claim: Claim,
         now: UnixMillis,
     ) -> Result<Located, Refusal> {
+        let place = self.index.place(fingerprint);
         for _ in 0..ROUNDS_MAX {
-            if let Some((slot, _)) = self.locate(place, fingerprint) {
+            if let Some((slot, _)) = self.locate(fingerprint) {
                 return Ok(Located { slot, created: false });
             }
             if !group.admit_row() {
                 return Err(Refusal::GroupClosed);
             }
-            let Some(slot) = self.vacate(place, claim, now) else {
+            let Some(slot) = self.obtain(fingerprint, place, claim, now) else {
                 group.drop_row();
                 break;
             };
@@ -134,13 +151,12 @@ impl Counters {
                 let floor = group.floor();
                 self.slots[slot as usize].publish(floor.own, floor.peers);
                 self.index.confirm(position, place, slot);
-                self.live.fetch_add(1, Relaxed);
                 return Ok(Located { slot, created: true });
             }
             if let Some(position) = position {
                 self.index.clear(position);
             }
-            self.free.push(slot);
+            self.give_up(slot);
             group.drop_row();
             if position.is_none() {
                 break;
@@ -173,18 +189,17 @@ impl Counters {
         }
     }
 
-    /// A slot of no row: a free one, a fresh one, or that of an evicted row.
-    fn vacate(&self, place: Place, claim: Claim, now: UnixMillis) -> Option<u32> {
-        let most = self.capacity();
-        let fresh = |touched: u32| (touched < most).then(|| touched + 1);
-        let unused = self
-            .free
-            .pop()
-            .or_else(|| self.touched.fetch_update(SeqCst, SeqCst, fresh).ok());
-        if unused.is_some() {
-            return unused;
-        }
+    /// A slot for a new row, as near its home as can be. At the bound of rows one is evicted for it.
+    fn obtain(&self, fingerprint: u128, place: Place, claim: Claim, now: UnixMillis) -> Option<u32> {
         for _ in 0..ROUNDS_MAX {
+            let one_more = |live: u32| (live < self.rows_max).then(|| live + 1);
+            if let Ok(live) = self.live.fetch_update(Relaxed, Relaxed, one_more) {
+                self.widen(live);
+                return self.take_near(fingerprint).or_else(|| {
+                    self.live.fetch_sub(1, Relaxed);
+                    None
+                });
+            }
             let victim = match self.victim_of(self.in_buckets(place), claim, now) {
                 Some(victim) if !victim.rank.0 => Some(victim),
                 near => near
@@ -192,11 +207,49 @@ impl Counters {
                     .chain(self.victim_of(self.sample(), claim, now))
                     .min(),
             };
-            if self.evict(victim?.slot, claim, now) {
-                return victim.map(|victim| victim.slot);
+            let victim = victim?.slot;
+            if self.evict(victim, claim, now) {
+                self.give_up(victim);
             }
         }
         None
+    }
+
+    /// The first of the two slots, side by side, where the row of `fingerprint` is looked for first.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "bits that the index does not place by"
+    )]
+    fn home(&self, fingerprint: u128) -> u32 {
+        (fingerprint >> 64) as u32 & (self.range.load(Relaxed) - 1) & !1
+    }
+
+    /// Takes a vacant slot for the row of `fingerprint`: at home, or else scattered, so that slots which
+    /// are crowded since fewer were in use do not crowd their neighbours.
+    #[expect(clippy::cast_possible_truncation, reason = "mixes the fingerprint")]
+    fn take_near(&self, fingerprint: u128) -> Option<u32> {
+        let home = self.home(fingerprint);
+        let stride = (fingerprint >> 16) as u32 | 1;
+        let mask = self.range.load(SeqCst) - 1;
+        let scattered = (1..PROBES_MAX).map(|step| home.wrapping_add(step.wrapping_mul(stride)) & mask);
+        let mut slots = [home, home + 1].into_iter().chain(scattered);
+        slots.find(|slot| self.slots[*slot as usize].take())
+    }
+
+    /// Spreads rows over more slots once half of those in use are taken. Rows made before stay where they
+    /// are; half of them have their home elsewhere then, and are looked up through the index.
+    fn widen(&self, live: u32) {
+        let range = self.range.load(Relaxed);
+        if live >= range / 2 && (range as usize) < self.slots.len() {
+            self.range.fetch_max(range * 2, SeqCst);
+        }
+    }
+
+    /// Makes the slot of no row vacant.
+    pub(super) fn give_up(&self, slot: u32) {
+        self.slots[slot as usize].vacate();
+        self.live.fetch_sub(1, Relaxed);
     }
 
     /// Enters `slot`, evicting a row of its buckets where both are full.
@@ -208,7 +261,7 @@ impl Counters {
             }
             let victim = self.victim_of(self.in_buckets(place), claim, now)?;
             if self.evict(victim.slot, claim, now) {
-                self.free.push(victim.slot);
+                self.give_up(victim.slot);
             }
         }
         None
@@ -222,7 +275,7 @@ impl Counters {
     }
 
     fn sample(&self) -> impl Iterator<Item = u32> + use<> {
-        let used = self.touched.load(SeqCst);
+        let used = self.range.load(SeqCst);
         let start = self.sample_cursor.fetch_add(SAMPLE, Relaxed);
         (0..SAMPLE.min(used)).map(move |step| start.wrapping_add(step) % used)
     }
@@ -270,7 +323,7 @@ impl Counters {
     }
 
     /// Ends the tenancy of `slot` known by `state`, of a row of `group`; false when it changed meanwhile.
-    /// The slot is the caller's then.
+    /// The slot is the caller's then, to [`Counters::give_up`].
     pub(super) fn remove(&self, slot: u32, state: State, group: &Group, raise_floor: bool) -> bool {
         let row = &self.slots[slot as usize];
         let fingerprint = row.fingerprint();
@@ -288,7 +341,6 @@ impl Counters {
             group.raise_floor(counts);
         }
         self.index.clear(position);
-        self.live.fetch_sub(1, Relaxed);
         group.drop_row();
         true
     }
@@ -296,7 +348,7 @@ impl Counters {
     /// Forgets rows among the next `slots_max` slots whose windows ended by `ended_before`. Answers
     /// how many. For a caller that comes back regularly; each call goes on where the last one stopped.
     pub fn sweep_ended(&self, ended_before: UnixMillis, slots_max: u32) -> u32 {
-        let used = self.touched.load(SeqCst);
+        let used = self.range.load(SeqCst);
         let steps = slots_max.min(used);
         let start = self.sweep_cursor.fetch_add(steps, Relaxed);
         let mut swept = 0;
@@ -306,7 +358,7 @@ impl Counters {
                 && let Some(group) = group.as_ref()
                 && self.remove(index, state, group, false)
             {
-                self.free.push(index);
+                self.give_up(index);
                 swept += 1;
             }
         }
@@ -327,8 +379,7 @@ impl Counters {
 
     /// The counts of the row of `fingerprint`, or those it would start with.
     pub(in crate::limit) fn peek(&self, group: &Group, fingerprint: u128) -> Counts {
-        let place = self.index.place(fingerprint);
-        while let Some((slot, state)) = self.locate(place, fingerprint) {
+        while let Some((slot, state)) = self.locate(fingerprint) {
             let counts = self.slots[slot as usize].counts(state);
             if self.slots[slot as usize].still(state) {
                 return counts;

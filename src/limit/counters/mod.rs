@@ -20,7 +20,6 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use arc_swap::ArcSwap;
-use crossbeam_queue::SegQueue;
 
 use self::changed::Changed;
 use self::group::Groups;
@@ -39,7 +38,8 @@ use super::window::Window;
 /// the row is evicted or forgotten, every use of the reference answers `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowRef {
-    /// Index of the slot; below [`Counters::capacity`].
+    /// Index of the slot. There are up to three times as many as [`Counters::capacity`], so that most rows
+    /// find theirs vacant.
     pub slot: u32,
     /// Counts the tenants of the slot.
     pub epoch: u32,
@@ -94,11 +94,12 @@ pub struct Counters {
     groups: Groups,
     policies: ArcSwap<HashMap<RuleId, Policy>>,
     changed: Changed,
-    /// Slots that had a tenant and have none, oldest first.
-    free: SegQueue<u32>,
-    /// Slots that ever had a tenant: all below this.
-    touched: AtomicU32,
+    /// Slots below this may have a tenant; a power of two. It grows with the number of rows, so that few
+    /// rows touch few pages.
+    range: AtomicU32,
+    /// Rows that live or are being made.
     live: AtomicU32,
+    rows_max: u32,
     evicted: AtomicU64,
     refused: AtomicU64,
     sample_cursor: AtomicU32,
@@ -107,12 +108,14 @@ pub struct Counters {
 }
 
 /// Most rows of a table: what an index entry can name, with a bit to spare.
-const ROWS_MAX: u32 = 1 << 30;
+const ROWS_MAX: u32 = 1 << 29;
+/// Slots that a new table starts with: 128 KiB.
+const RANGE_MIN: u32 = 2048;
 /// Rows are forgotten by replication when peers can no longer speak of them; where it does not (in local
 /// mode, or without peers), by a sweep this long after their window ended.
 const SWEEP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Slots swept for each new window: some 10 µs, and the whole of a million rows in 512 windows.
-const SWEEP_SLOTS: u32 = 2048;
+const SWEEP_SLOTS: u32 = 4096;
 
 /// The side of the table that replication uses. Called from one thread at a time; none of these block a
 /// request thread.
@@ -120,7 +123,7 @@ impl Counters {
     /// Most rows the table holds.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        u32::try_from(self.slots.len()).expect("made from a u32")
+        self.rows_max
     }
 
     /// The next row whose own count changed since it was last taken; each changed row is handed out once.
@@ -139,7 +142,7 @@ impl Counters {
     /// Hands out every live row with unpublished hits once more through [`Counters::take_changed`]: after
     /// the mode changed.
     pub fn mark_all_changed(&self) {
-        for slot in 0..self.touched.load(SeqCst) {
+        for slot in 0..self.range.load(SeqCst) {
             let row = &self.slots[slot as usize];
             let state = row.state();
             if state.is_live() && state.own() > row.counts(state).published {
@@ -188,8 +191,7 @@ impl Counters {
     #[must_use]
     pub fn find(&self, key: &RowKey) -> Option<RowRef> {
         let fingerprint = self.groups.find(key.rule, key.window)?.fingerprint(key.key);
-        let place = self.index.place(fingerprint);
-        while let Some((slot, state)) = self.locate(place, fingerprint) {
+        while let Some((slot, state)) = self.locate(fingerprint) {
             let row = self.reference(slot, state);
             if row.is_some() {
                 return row;
@@ -254,7 +256,7 @@ impl Counters {
             }
             let Some(group) = group.as_ref() else { return };
             if self.remove(row.slot, state, group, false) {
-                self.free.push(row.slot);
+                self.give_up(row.slot);
                 return;
             }
         }
@@ -279,7 +281,7 @@ impl Counters {
 
     /// Shows every live row to `visit`, in no particular order. Rows made meanwhile may be missing.
     pub fn for_each_live(&self, mut visit: impl FnMut(RowRef, RowView)) {
-        for slot in 0..self.touched.load(SeqCst) {
+        for slot in 0..self.range.load(SeqCst) {
             let state = self.slots[slot as usize].state();
             if let Some(row) = self.reference(slot, state)
                 && let Some(view) = self.view(row)
@@ -304,15 +306,16 @@ impl Counters {
     /// A table of `rows` rows, at least 64 so that one decision's rows never crowd each other out.
     pub(super) fn new(rows: u32) -> Self {
         let rows = rows.clamp(64, ROWS_MAX);
+        let slots = (rows + rows / 2).next_power_of_two();
         Self {
-            slots: Slab::new(rows as usize),
+            slots: Slab::new(slots as usize),
             index: Index::new(rows),
             groups: Groups::new(),
             policies: ArcSwap::default(),
             changed: Changed::new(),
-            free: SegQueue::new(),
-            touched: AtomicU32::new(0),
+            range: AtomicU32::new(RANGE_MIN.min(slots)),
             live: AtomicU32::new(0),
+            rows_max: rows,
             evicted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             sample_cursor: AtomicU32::new(0),
@@ -352,7 +355,7 @@ impl Counters {
     /// Offers hits to the row of `ask`, or answers `None` when there is none.
     #[inline]
     pub(super) fn offer_existing(&self, ask: &Ask, taking: Taking) -> Option<(u32, Offer)> {
-        let (slot, _) = self.locate(self.index.place(ask.fingerprint), ask.fingerprint)?;
+        let (slot, _) = self.locate(ask.fingerprint)?;
         let offer = self.slots[slot as usize].offer(ask, taking);
         (offer != Offer::Gone).then_some((slot, offer))
     }

@@ -12,10 +12,10 @@
 //! 3. A reader that changes nothing loads `state` again after the fields (Acquire loads, so not
 //!    earlier): the same tenancy says that the fields were that tenant's all along.
 //!
-//! The tenancy's seven bits repeat after 128 tenants. A stale compare-and-swap could then only succeed
-//! if a multiple of 128 tenants came and went between two neighbouring instructions of one thread *and*
-//! the new row stood at the same count; free slots are reused first in, first out to keep that
-//! distance long. Even then, one hit is counted for the wrong client, and nothing else.
+//! The tenancy's nine bits repeat after 512 tenants. A stale compare-and-swap could then only succeed if
+//! a multiple of 512 tenants of one slot came and went between two neighbouring instructions of one
+//! thread *and* the new row stood at the same count. Even then, one hit is counted for the wrong client,
+//! and nothing else.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -23,14 +23,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use super::slab::Zeroable;
 use crate::limit::rule::{Hits, Limit};
 
-/// own:40 | pending:16 | tenancy:7 | live:1. Zero is a slot that never had a tenant.
+/// own:40 | pending:14 | tenancy:9 | live:1. Zero is a slot that never had a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State(u64);
 
 const OWN_SHIFT: u32 = 24;
-const PENDING_SHIFT: u32 = 8;
-const PENDING_MAX: u64 = 0xffff;
-const TENANCY_MASK: u64 = 0xff;
+const PENDING_SHIFT: u32 = 10;
+const PENDING_MAX: u64 = 0x3fff;
+const TENANCY_MASK: u64 = 0x3ff;
+const EPOCH_MASK: u32 = 0x1ff;
 const LIVE: u64 = 1;
 
 const _: () = assert!(
@@ -44,7 +45,7 @@ const _: () = assert!(
 
 impl State {
     fn new(own: u64, epoch: u32) -> Self {
-        Self(own << OWN_SHIFT | u64::from(epoch & 0x7f) << 1 | LIVE)
+        Self(own << OWN_SHIFT | u64::from(epoch & EPOCH_MASK) << 1 | LIVE)
     }
 
     /// Hits admitted.
@@ -106,7 +107,7 @@ pub(in crate::limit) enum Taking {
     Reserve,
 }
 
-/// A slot. `peers` and `published` carry the tenancy in their top seven bits, so that a late store for a
+/// A slot. `peers` and `published` carry the tenancy in their top nine bits, so that a late store for a
 /// former tenant misses the present one.
 #[repr(C, align(64))]
 pub(super) struct Slot {
@@ -117,6 +118,8 @@ pub(super) struct Slot {
     published: AtomicU64,
     group: AtomicU32,
     epoch: AtomicU32,
+    /// One while the slot has a tenant or a thread that prepares it for one.
+    taken: AtomicU32,
     /// The link of the list of changed rows; see `changed.rs`.
     pub(super) next_changed: AtomicU32,
 }
@@ -125,11 +128,11 @@ pub(super) struct Slot {
 #[expect(unsafe_code, reason = "zero is an empty slot")]
 unsafe impl Zeroable for Slot {}
 
-const TAG_SHIFT: u32 = 57;
+const TAG_SHIFT: u32 = 55;
 const TAGGED_MAX: u64 = (1 << TAG_SHIFT) - 1;
 
 fn tagged(epoch: u32, count: u64) -> u64 {
-    u64::from(epoch & 0x7f) << TAG_SHIFT | count.min(TAGGED_MAX)
+    u64::from(epoch & EPOCH_MASK) << TAG_SHIFT | count.min(TAGGED_MAX)
 }
 
 impl Slot {
@@ -169,7 +172,17 @@ impl Slot {
         }
     }
 
-    /// Prepares a slot that this thread took from the free ones for a new row. It stays dead.
+    /// Takes the slot if nobody has it.
+    pub(super) fn take(&self) -> bool {
+        self.taken.load(Relaxed) == 0 && self.taken.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
+    }
+
+    /// Lets others have the slot that this thread took or whose tenancy it ended.
+    pub(super) fn vacate(&self) {
+        self.taken.store(0, Release);
+    }
+
+    /// Prepares a slot that this thread took for a new row. It stays dead.
     pub(super) fn furnish(&self, fingerprint: u128, group: u32) {
         self.epoch
             .store(self.epoch.load(Relaxed).wrapping_add(1), Release);

@@ -270,9 +270,9 @@ fn under_eviction_by_eight_threads_no_key_passes_its_limit_and_the_index_stays_w
         assert_eq!(table.counters.find(&view.key), Some(row));
     });
     assert_eq!(rows.len(), table.counters.live_rows() as usize);
-    // All slots are accounted for: live or free.
-    let free = table.counters.free.len();
-    assert_eq!(rows.len() + free, table.counters.touched.load(SeqCst) as usize);
+    // All slots are accounted for: with a row, or vacant.
+    let vacant = table.counters.slots.iter().filter(|slot| slot.take()).count();
+    assert_eq!(rows.len() + vacant, table.counters.slots.len());
 }
 
 #[test]
