@@ -34,7 +34,7 @@ fn config(node: &str, upstream: SocketAddr, more: &[&str]) -> Config {
         "--gossip",
         "127.0.0.1:0",
     ]);
-    args.extend(["--workers", "1", "--limit-by", "all"]);
+    args.extend(["--workers", "1"]);
     args.extend(more);
     match Cli::try_parse_from(args).unwrap().command {
         Command::Run(args) => args.load().unwrap(),
@@ -111,11 +111,11 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn start_pair(upstream: SocketAddr, limit: &str) -> (Gateway, Gateway) {
-    let a = Gateway::start(config("a", upstream, &["--limit", limit]))
+    let a = Gateway::start(config("a", upstream, &["--limit", limit, "--limit-by", "all"]))
         .await
         .unwrap();
     let seed = a.addresses().gossip.to_string();
-    let more = ["--limit", limit, "--seed", &seed];
+    let more = ["--limit", limit, "--limit-by", "all", "--seed", &seed];
     let b = Gateway::start(config("b", upstream, &more)).await.unwrap();
     for gateway in [&a, &b] {
         let admin = gateway.addresses().admin;
@@ -135,10 +135,18 @@ fn two_gateways_keep_one_limit_and_show_how_it_was_used() {
         let upstream = Arc::new(Upstream::default());
         // A year keeps the end of a window out of the test.
         let (a, b) = start_pair(upstream.start().await, "5/year").await;
-        let listen = [a.addresses().listen[0], b.addresses().listen[0]];
+        let nodes = [&a, &b].map(Gateway::addresses);
         let mut statuses = Vec::new();
         for turn in 0..10 {
-            statuses.push(get_status(listen[turn % 2], "/").await.as_u16());
+            statuses.push(get_status(nodes[turn % 2].listen[0], "/").await.as_u16());
+            let admitted = statuses.iter().filter(|status| **status == 200).count() as u64;
+            // How soon a count arrives is up to the scheduler; that it arrives is not.
+            let other = nodes[(turn + 1) % 2].admin;
+            eventually("the other node knows the count", async || {
+                let limits: LimitsView = json(other, "/v1/limits").await;
+                limits.limits.first().is_some_and(|limit| limit.total == admitted)
+            })
+            .await;
         }
         assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429, 429, 429]);
         assert_eq!(upstream.requests.load(SeqCst), 5);
@@ -225,7 +233,10 @@ fn a_stop_shows_at_readiness_and_waits_for_the_request_in_flight() {
         let Addresses { listen, admin, .. } = gateway.addresses().clone();
         let in_flight = tokio::spawn(async move { get_status(listen[0], "/").await });
         upstream.arrived.notified().await;
-        assert_eq!(get_status(admin, "/readyz").await, StatusCode::OK);
+        eventually("it is ready", async || {
+            get_status(admin, "/readyz").await == StatusCode::OK
+        })
+        .await;
 
         let stopping = tokio::spawn(gateway.stop());
         eventually("readiness is gone", async || {
