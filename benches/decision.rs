@@ -77,10 +77,12 @@ fn decisions(c: &mut Criterion) {
         hashes.iter().for_each(|key| admit(&weir, *key));
         assert_eq!(weir.counters().live_rows(), KEYS);
         let mut keys = hashes.iter().cycle();
-        group.bench_function("weir", |b| b.iter(|| admit(&weir, *keys.next().unwrap())));
+        group.bench_function("weir", |b| {
+            b.iter(|| admit(&weir, *keys.next().unwrap()));
+        });
         let mut clients = addresses.iter().cycle();
         group.bench_function("weir, address to decision", |b| {
-            b.iter(|| admit(&weir, hash(clients.next().unwrap())))
+            b.iter(|| admit(&weir, hash(clients.next().unwrap())));
         });
         // As when replication has taken every row: each decision puts its row back in the list.
         while weir.counters().take_changed().is_some() {}
@@ -90,17 +92,19 @@ fn decisions(c: &mut Criterion) {
                 black_box(weir.counters().take_changed())
             });
         });
-        group.bench_function("weir, one hot key", |b| b.iter(|| admit(&weir, hashes[0])));
+        group.bench_function("weir, one hot key", |b| {
+            b.iter(|| admit(&weir, hashes[0]));
+        });
     }
     {
         let weir = limiter(&["100000000/minute", "1000000000/hour", "10000000000/day"]);
         hashes.iter().for_each(|key| admit(&weir, *key));
         let mut keys = hashes.iter().cycle();
         group.bench_function("weir, three windows", |b| {
-            b.iter(|| admit(&weir, *keys.next().unwrap()))
+            b.iter(|| admit(&weir, *keys.next().unwrap()));
         });
         group.bench_function("weir, three windows, one hot key", |b| {
-            b.iter(|| admit(&weir, hashes[0]))
+            b.iter(|| admit(&weir, hashes[0]));
         });
     }
     {
@@ -125,7 +129,7 @@ fn decisions(c: &mut Criterion) {
         short.iter().for_each(|key| governor.check_key(key).unwrap());
         let mut keys = short.iter().cycle();
         group.bench_function("governor by u64", |b| {
-            b.iter(|| governor.check_key(keys.next().unwrap()).unwrap())
+            b.iter(|| governor.check_key(keys.next().unwrap()).unwrap());
         });
     }
     {
@@ -133,7 +137,7 @@ fn decisions(c: &mut Criterion) {
         addresses.iter().for_each(|key| governor.check_key(key).unwrap());
         let mut keys = addresses.iter().cycle();
         group.bench_function("governor by address", |b| {
-            b.iter(|| governor.check_key(keys.next().unwrap()).unwrap())
+            b.iter(|| governor.check_key(keys.next().unwrap()).unwrap());
         });
     }
     group.finish();

@@ -139,3 +139,39 @@ fn json_response(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_tells_what_it_received_and_counts_requests_but_not_questions() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let post = "POST /a?b HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 3\r\n\r\nxyz";
+        let count = "GET /_echo/count HTTP/1.1\r\nHost: h\r\n\r\n";
+        let last = "GET /_echo/count HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let requests = format!("{post}{count}{last}");
+        client.write_all(requests.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        let bodies: Vec<Value> = answers
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let received = json!({
+            "method": "POST", "path": "/a?b", "body_bytes": 3, "requests": 1,
+            "headers": { "host": "h", "x-a": "1, 2", "content-length": "3" },
+        });
+        assert_eq!(
+            bodies,
+            [received, json!({ "requests": 1 }), json!({ "requests": 1 })]
+        );
+        server.abort();
+    }
+}

@@ -148,11 +148,10 @@ impl Limiter {
     #[must_use]
     pub fn check(&self, charges: &[Charge], now: UnixMillis) -> Decision {
         let table = self.table.load();
-        let decision = match charges {
+        match charges {
             [charge] if table.windows(charge.rule).len() == 1 => self.check_one(&table, charge, now),
             _ => self.check_all(&table, charges, now),
-        };
-        decision
+        }
     }
 
     /// The cluster-wide mode in force.
@@ -348,6 +347,29 @@ impl Limiter {
     /// Asks one window for room.
     #[inline]
     fn offer(&self, step: &Step<'_>, taking: Taking, now: UnixMillis) -> Answer {
+        if let Some((window, salt)) = step.entry.window_at(now)
+            && let Some((slot, offer)) = self.counters.offer_existing(&step.ask(salt), taking)
+        {
+            return match offer {
+                Offer::Taken(counts) => Answer::Taken {
+                    slot,
+                    counts,
+                    window,
+                    created: false,
+                },
+                Offer::Refused(_) => Answer::Refused {
+                    window,
+                    created: false,
+                },
+                Offer::Contended | Offer::Gone => Answer::Contended,
+            };
+        }
+        self.offer_new(step, taking, now)
+    }
+
+    /// [`Limiter::offer`] where the row or even its group may have to be made.
+    #[cold]
+    fn offer_new(&self, step: &Step<'_>, taking: Taking, now: UnixMillis) -> Answer {
         for _ in 0..TURNS_MAX {
             let group = step.entry.group_at(&self.counters, now);
             let Some(group) = group.as_ref() else {
@@ -356,12 +378,7 @@ impl Limiter {
                     created: false,
                 };
             };
-            let ask = Ask {
-                fingerprint: group.fingerprint(step.charge.key),
-                hits: step.charge.hits,
-                limit: step.entry.limit,
-                shared: step.entry.shared,
-            };
+            let ask = step.ask(group.salt());
             let window = group.window;
             return match self.counters.offer(group, &ask, taking, now) {
                 Ok((row, Offer::Taken(counts))) => Answer::Taken {
@@ -438,6 +455,17 @@ enum Stop {
 }
 
 impl Step<'_> {
+    #[inline]
+    fn ask(&self, salt: u128) -> Ask {
+        Ask {
+            fingerprint: self.charge.key.0 ^ salt,
+            hits: self.charge.hits,
+            limit: self.entry.limit,
+            shared: self.entry.shared,
+        }
+    }
+
+    #[inline]
     fn state(&self, window: Window, remaining: u64, now: UnixMillis) -> WindowState {
         WindowState {
             rule: self.charge.rule,

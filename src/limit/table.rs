@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, fence};
 
 use arc_swap::{ArcSwapOption, Guard};
 use smallvec::SmallVec;
@@ -11,7 +13,7 @@ use super::headers::HeaderNames;
 use super::key::RuleId;
 use super::rule::{Rule, SyncMode};
 use super::time::UnixMillis;
-use super::window::Period;
+use super::window::{Period, Window};
 
 /// The rules under one cluster-wide mode. Replaced as a whole.
 pub(super) struct RuleTable {
@@ -32,6 +34,8 @@ pub(super) struct WindowEntry {
     pub(super) shared: bool,
     /// The group of the window in progress, so that neither calendar nor registry is asked each time.
     current: ArcSwapOption<Group>,
+    /// The two things of it that a decision needs when the row exists.
+    recent: Recent,
 }
 
 impl RuleTable {
@@ -44,6 +48,7 @@ impl RuleTable {
                 limit: window.limit.hits(),
                 shared,
                 current: ArcSwapOption::empty(),
+                recent: Recent::default(),
             })
         });
         let entries = entries.map(Iterator::collect).collect();
@@ -99,6 +104,61 @@ impl WindowEntry {
     fn turn(&self, counters: &Counters, now: UnixMillis) -> Option<Arc<Group>> {
         let group = counters.group(self.id, self.period.window_at(now), Claim::Request, now);
         self.current.store(group.clone());
+        if let Some(group) = &group {
+            self.recent.store(group.window, group.salt());
+        }
         group
+    }
+
+    /// The window that contains `now` and the salt of its group, if it was looked up before.
+    #[inline]
+    pub(super) fn window_at(&self, now: UnixMillis) -> Option<(Window, u128)> {
+        self.recent.load().filter(|(window, _)| window.contains(now))
+    }
+}
+
+/// A window and its salt, read without a shared write: a sequence lock whose readers and writers give up
+/// rather than wait. `version` is odd while the words change.
+#[derive(Default)]
+struct Recent {
+    version: AtomicU64,
+    start: AtomicU64,
+    end: AtomicU64,
+    salt_low: AtomicU64,
+    salt_high: AtomicU64,
+}
+
+impl Recent {
+    #[inline]
+    fn load(&self) -> Option<(Window, u128)> {
+        let version = self.version.load(Acquire);
+        let start = UnixMillis(self.start.load(Relaxed));
+        let end = UnixMillis(self.end.load(Relaxed));
+        let low = u128::from(self.salt_low.load(Relaxed));
+        let salt = u128::from(self.salt_high.load(Relaxed)) << 64 | low;
+        // A word of a later change brings, by the writer's Release fence, the odd version with it.
+        fence(Acquire);
+        let whole = version.is_multiple_of(2) && self.version.load(Relaxed) == version;
+        whole.then_some((Window { start, end }, salt))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    fn store(&self, window: Window, salt: u128) {
+        let version = self.version.load(Relaxed);
+        let free = version.is_multiple_of(2);
+        if !free
+            || self
+                .version
+                .compare_exchange(version, version + 1, Acquire, Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        fence(Release);
+        self.start.store(window.start.0, Relaxed);
+        self.end.store(window.end.0, Relaxed);
+        self.salt_low.store(salt as u64, Relaxed);
+        self.salt_high.store((salt >> 64) as u64, Relaxed);
+        self.version.store(version + 2, Release);
     }
 }

@@ -3,29 +3,25 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::headers::Peer;
 use super::metrics::Shard;
+use super::preface::{Prefixed, read_preface};
 use super::service;
 use super::worker::{Registered, Worker};
 use crate::config::ProxyConfig;
 
-/// What a client that speaks HTTP/2 from the start sends first (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Least buffer of an HTTP/1 connection in each direction; hyper's floor is 8 KiB.
 const BUFFER_BYTES_MIN: usize = 64 * 1024;
 /// Most header fields that hyper reads without an allocation.
@@ -151,7 +147,13 @@ impl Connection {
         *self.tunnel.borrow_mut() = Some(tunnel);
     }
 
-    fn attend(&self, cx: &Context<'_>) -> Signal {
+    /// Counts reads that brought bytes.
+    pub(super) fn reads(&self) -> &Arc<AtomicU32> {
+        &self.reads
+    }
+
+    /// What the worker has signalled; the task that asks is woken by the next signal.
+    pub(super) fn attend(&self, cx: &Context<'_>) -> Signal {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
@@ -229,40 +231,6 @@ fn http2_builder(config: &ProxyConfig) -> http2::Builder<LocalExecutor> {
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
     builder
-}
-
-/// Reads until it is plain whether the client speaks HTTP/2. `None` when the connection ended or was told
-/// to before that.
-async fn read_preface(connection: &Connection, mut stream: TcpStream) -> Option<Prefixed> {
-    let mut prefix = [0; PREFACE.len()];
-    let length = Cell::new(0);
-    let mut read = pin!(async {
-        let mut filled = 0;
-        while filled < PREFACE.len() && PREFACE.starts_with(prefix.get(..filled)?) {
-            match stream.read(prefix.get_mut(filled..)?).await {
-                Ok(0) | Err(_) => return None,
-                Ok(more) => filled += more,
-            }
-            length.set(filled);
-        }
-        Some((prefix, stream))
-    });
-    let read = poll_fn(|cx| match (read.as_mut().poll(cx), connection.attend(cx)) {
-        (Poll::Ready(read), _) => Poll::Ready(read),
-        (Poll::Pending, Signal::Expire) => Poll::Ready(None),
-        (Poll::Pending, Signal::Drain) if length.get() == 0 => Poll::Ready(None),
-        (Poll::Pending, _) => Poll::Pending,
-    });
-    let (prefix, stream) = read.await?;
-    let stream = TokioIo::new(stream);
-    let reads = Arc::clone(&connection.reads);
-    Some(Prefixed {
-        prefix,
-        length: length.get(),
-        taken: 0,
-        stream,
-        reads,
-    })
 }
 
 /// A connection future that can be asked to wind down.
@@ -346,76 +314,6 @@ where
 {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
-    }
-}
-
-/// A stream, preceded by the bytes that were read to find out what it speaks.
-struct Prefixed {
-    prefix: [u8; PREFACE.len()],
-    length: usize,
-    taken: usize,
-    stream: TokioIo<TcpStream>,
-    reads: Arc<AtomicU32>,
-}
-
-impl Prefixed {
-    fn is_http2(&self) -> bool {
-        self.prefix == *PREFACE && self.length == PREFACE.len()
-    }
-}
-
-impl Read for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let left = self.prefix.get(self.taken..self.length).unwrap_or_default();
-        if left.is_empty() {
-            let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-            if polled.is_ready() {
-                let reads = self.reads.load(Relaxed);
-                self.reads.store(reads.wrapping_add(1), Relaxed);
-            }
-            return polled;
-        }
-        let take = left.len().min(buf.remaining());
-        buf.put_slice(left.get(..take).unwrap_or_default());
-        self.taken += take;
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        // The rest of the same packet, so that the head is parsed in one go.
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => Poll::Ready(Ok(())),
-            ready => ready,
-        }
-    }
-}
-
-impl Write for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 }
 

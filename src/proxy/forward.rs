@@ -173,10 +173,6 @@ fn is_lost(error: &UpstreamError) -> bool {
 }
 
 /// How one exchange over one connection ended.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives on the stack for a moment; a box would cost more"
-)]
 enum Exchanged {
     Answered(Answer),
     /// Not a byte of it was written.

@@ -18,6 +18,7 @@ mod headers;
 mod listener;
 mod metrics;
 mod pool;
+mod preface;
 mod respond;
 mod route;
 mod service;

@@ -2,11 +2,6 @@
 //!
 //! Workers share the configuration, the limiter and the connection cap, and nothing else.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a shell: request ids need entropy once per worker"
-)]
-
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;

@@ -200,15 +200,19 @@ struct WireEntry {
     received: Vec<Interval>,
 }
 
-/// Most bytes that [`encode`] adds around the rows of a delta or the entries of a digest.
+/// Most bytes that [`encode`] adds around the rows of a delta that `sender` sends of `log`.
 #[must_use]
-pub fn overhead_bytes(sender: &ReplicaId) -> usize {
-    // Version, sender, time, body and Option tags, two replicas named in the body, varints at their widest.
-    1 + 3 * replica_bytes(sender).max(NodeId::MAX_BYTES + 10) + 9 * 5 + 8
+pub fn delta_bytes(sender: &ReplicaId, log: &ReplicaId) -> usize {
+    // Version, sender, time, body tag; log; interval, complete_at, paused, number of groups.
+    1 + replica_bytes(sender) + 9 + 1 + (1 + replica_bytes(log)) + 3 * 9 + 1 + 9
 }
 
-/// Most bytes that one row adds to a delta, its group header apart.
-pub const ROW_BYTES_MAX: usize = 16 + 9 + 9;
+/// Most bytes that [`encode`] adds around the entries of a digest that `sender` sends.
+#[must_use]
+pub fn digest_bytes(sender: &ReplicaId) -> usize {
+    // Version, sender, time, body tag; wants_reply, two replicas at their longest, number of entries.
+    1 + replica_bytes(sender) + 9 + 1 + 1 + 2 * (1 + 1 + NodeId::MAX_BYTES + 9) + 9
+}
 
 /// Most bytes that a group header adds to a delta when it names `subject`.
 #[must_use]
@@ -561,18 +565,19 @@ mod tests {
         fn a_frame_survives_the_wire_within_its_stated_size(frame in frames()) {
             let bytes = encode(&frame);
             prop_assert_eq!(decode(&bytes).expect("decodes"), frame.clone());
-            let content = match &frame.body {
-                Body::Delta(delta) => delta
-                    .rows
-                    .iter()
-                    .map(|row| {
-                        group_bytes(row.subject.as_ref())
-                            + row_bytes(row.version - delta.interval.after, row.count)
-                    })
-                    .sum::<usize>(),
-                Body::Digest(digest) => digest.entries.iter().map(entry_bytes).sum(),
+            let row = |row: &DeltaRow, after| {
+                group_bytes(row.subject.as_ref()) + row_bytes(row.version - after, row.count)
             };
-            prop_assert!(bytes.len() <= overhead_bytes(&frame.sender) + content);
+            let most = match &frame.body {
+                Body::Delta(delta) => {
+                    let rows = delta.rows.iter().map(|each| row(each, delta.interval.after));
+                    delta_bytes(&frame.sender, &delta.log) + rows.sum::<usize>()
+                }
+                Body::Digest(digest) => {
+                    digest_bytes(&frame.sender) + digest.entries.iter().map(entry_bytes).sum::<usize>()
+                }
+            };
+            prop_assert!(bytes.len() <= most);
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! The replication state machine: what happens goes in, what to send comes out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use crdts::GCounter;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use siphasher::sip::SipHasher24;
 
 use crate::limit::significance::Significance;
 use crate::limit::{Counters, Now, RowRef};
@@ -42,7 +44,7 @@ pub struct ReplicationConfig {
     /// Bursts that may leave at once after a quiet time. 16 lets a client that asks one node after the
     /// other see exact counts up to the limit.
     pub bursts: u32,
-    /// Above this many peers a push goes to a random subset of so many, and digests carry the rest.
+    /// Above this many peers a push goes to so many of them, always the same, and digests carry the rest.
     pub push_fanout: usize,
     /// Peers that are sent a digest each tick.
     pub digest_fanout: usize,
@@ -143,8 +145,9 @@ pub struct Replication {
     pub(super) rows: Rows,
     pub(super) rng: SmallRng,
     pub(super) outbox: VecDeque<Transmit>,
-    /// Live peers' addresses.
+    /// Live peers' addresses, and those of them that pushes go to.
     pub(super) peers: Arc<[SocketAddr]>,
+    pub(super) push_to: Arc<[SocketAddr]>,
     /// Rows to push at once, at the next tick, and adopted from the dead.
     pub(super) due: Vec<RowRef>,
     pub(super) dirty: Vec<RowRef>,
@@ -160,8 +163,8 @@ pub struct Replication {
 }
 
 impl Replication {
-    /// A machine for replica `me` over `counters`. `seed` feeds its only randomness: whom it sends digests
-    /// and, above [`ReplicationConfig::push_fanout`] peers, pushes.
+    /// A machine for replica `me` over `counters`. `seed` feeds its only randomness: when it ticks and whom
+    /// it sends digests.
     #[must_use]
     pub fn new(me: ReplicaId, counters: Arc<Counters>, config: ReplicationConfig, seed: u64) -> Self {
         let frame_time = Duration::from_secs(1) / config.repair_frames_per_second.max(1);
@@ -172,6 +175,7 @@ impl Replication {
             rng: SmallRng::seed_from_u64(seed),
             outbox: VecDeque::new(),
             peers: Arc::from([]),
+            push_to: Arc::from([]),
             due: Vec::new(),
             dirty: Vec::new(),
             adopted: Vec::new(),
@@ -219,6 +223,7 @@ impl Replication {
             .live()
             .filter_map(|(_, origin)| origin.address)
             .collect();
+        self.push_to = self.nearest_peers(self.config.push_fanout);
         for index in fresh {
             self.send_digest(index, true, now);
         }
@@ -227,6 +232,28 @@ impl Replication {
             self.rows.review_all();
             self.backlog = true;
         }
+    }
+
+    /// The `most` live peers that rank first for this node by rendezvous hash (Thaler and Ravishankar
+    /// 1998). The same ones as long as they live, so that they hold our log without gaps; each node ranks
+    /// the others differently, so that the pushes of all form a random graph.
+    fn nearest_peers(&self, most: usize) -> Arc<[SocketAddr]> {
+        let me = &self.origins.own().id.node;
+        let mut ranked: Vec<_> = self
+            .origins
+            .live()
+            .filter_map(|(_, origin)| {
+                let mut hasher = SipHasher24::new();
+                (me.as_str(), origin.id.node.as_str()).hash(&mut hasher);
+                Some((hasher.finish(), origin.address?))
+            })
+            .collect();
+        ranked.sort_unstable();
+        ranked
+            .into_iter()
+            .take(most)
+            .map(|(_, address)| address)
+            .collect()
     }
 
     /// A frame arrived, already opened and so known to come from a holder of the cluster key.

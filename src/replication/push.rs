@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rand::seq::IndexedRandom;
 use smallvec::SmallVec;
 
 use crate::limit::{Now, RowRef, RowView, UnixMillis};
@@ -135,7 +134,7 @@ impl Replication {
         }
         let top = self.origins.own().top;
         if top > before {
-            let to = self.push_targets();
+            let to = Arc::clone(&self.push_to);
             let composed = self.compose(
                 OWN,
                 Interval {
@@ -180,17 +179,6 @@ impl Replication {
             subject,
         });
         own.top
-    }
-
-    /// Everyone while they are few; above that a random subset, and digests carry the rest.
-    fn push_targets(&mut self) -> Arc<[std::net::SocketAddr]> {
-        if self.peers.len() <= self.config.push_fanout {
-            return Arc::clone(&self.peers);
-        }
-        self.peers
-            .choose_multiple(&mut self.rng, self.config.push_fanout)
-            .copied()
-            .collect()
     }
 
     /// Puts one frame into the outbox.
@@ -344,7 +332,8 @@ struct Composer<'a> {
 
 impl<'a> Composer<'a> {
     fn new(core: &'a Replication, log: OriginIndex, interval: Interval) -> Self {
-        let overhead = codec::overhead_bytes(&core.origins.own().id);
+        let own = &core.origins.own().id;
+        let overhead = codec::delta_bytes(own, core.origins.get(log).map_or(own, |origin| &origin.id));
         Self {
             core,
             log,

@@ -26,6 +26,10 @@ const ANSWER_MAX: usize = 32;
 /// that lack something of each other must not answer digests with digests at the speed of the network.
 const DIGEST_GAP: Duration = Duration::from_millis(10);
 
+/// Received stretches shorter than this are sent again rather than sent around: another frame costs more
+/// than the rows of a few versions.
+const WORTH_SKIPPING: Version = 32;
+
 /// While leaving, peers are asked this often how far they hold our log.
 const LEAVE_TICK: Duration = Duration::from_millis(20);
 
@@ -143,7 +147,7 @@ impl Replication {
         let room = self
             .config
             .frame_bytes_max
-            .saturating_sub(codec::overhead_bytes(&self.origins.own().id));
+            .saturating_sub(codec::digest_bytes(&self.origins.own().id));
         let entries = self
             .origins
             .sorted()
@@ -328,7 +332,8 @@ fn stretches_missing(index: OriginIndex, given: Version, entry: Option<&DigestEn
     let mut after = entry.map_or(0, |entry| entry.confirmed);
     let mut missing = Vec::new();
     if index == OWN {
-        for received in entry.into_iter().flat_map(|entry| &entry.received) {
+        let received = entry.into_iter().flat_map(|entry| &entry.received);
+        for received in received.filter(|received| received.to - received.after >= WORTH_SKIPPING) {
             if after < received.after.min(given) {
                 missing.push(Interval {
                     after,

@@ -49,6 +49,11 @@ impl Group {
         key.0 ^ self.salt
     }
 
+    /// What [`Group::fingerprint`] mixes into each key.
+    pub(in crate::limit) fn salt(&self) -> u128 {
+        self.salt
+    }
+
     pub(super) fn key_of(&self, fingerprint: u128) -> KeyHash {
         KeyHash(fingerprint ^ self.salt)
     }

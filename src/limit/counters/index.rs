@@ -31,7 +31,6 @@ impl Entry {
     }
 
     /// The slot of the row; only of entries that are not vacant.
-    #[expect(clippy::cast_possible_truncation, reason = "31 bits")]
     pub(super) fn slot(self) -> u32 {
         (self.0 & SLOT_MASK).wrapping_sub(1) as u32
     }
@@ -80,7 +79,6 @@ impl Index {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "takes the hash apart")]
     pub(super) fn place(&self, fingerprint: u128) -> Place {
         let mask = self.buckets.len() - 1;
         let first = fingerprint as u32 as usize & mask;

@@ -349,6 +349,14 @@ impl Counters {
         })
     }
 
+    /// Offers hits to the row of `ask`, or answers `None` when there is none.
+    #[inline]
+    pub(super) fn offer_existing(&self, ask: &Ask, taking: Taking) -> Option<(u32, Offer)> {
+        let (slot, _) = self.locate(self.index.place(ask.fingerprint), ask.fingerprint)?;
+        let offer = self.slots[slot as usize].offer(ask, taking);
+        (offer != Offer::Gone).then_some((slot, offer))
+    }
+
     /// Offers hits to the row of `ask` in `group`, made if need be.
     #[inline]
     pub(super) fn offer(

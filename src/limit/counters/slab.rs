@@ -28,9 +28,8 @@ impl<T: Zeroable> Slab<T> {
     /// An array of `len` zero values.
     pub(super) fn new(len: usize) -> Self {
         const {
-            assert!(
-                align_of::<T>() >= align_of::<u64>() && size_of::<T>() > 0 && !std::mem::needs_drop::<T>()
-            )
+            assert!(align_of::<T>() >= align_of::<u64>() && size_of::<T>() > 0);
+            assert!(!std::mem::needs_drop::<T>());
         };
         // Asking for the alignment of `u64` and aligning by hand keeps the allocator on `calloc`, which
         // leaves fresh pages alone; for larger alignments std allocates and then writes zeros.
@@ -49,6 +48,7 @@ impl<T: Zeroable> Slab<T> {
         // SAFETY: `skip < align_of::<T>()` and the allocation has that many bytes beyond `len` values,
         // so all of `first[..len]` lies within it.
         let first = unsafe { base.add(skip) }.cast::<T>();
+        advise_huge_pages(base, layout.size());
         Self {
             base,
             layout,
@@ -76,6 +76,24 @@ impl<T: Zeroable> Drop for Slab<T> {
         unsafe { dealloc(self.base.as_ptr(), self.layout) };
     }
 }
+
+/// Asks for huge pages: at random over a hundred megabytes, a lookup in small ones spends more on
+/// address translation than on its two cache misses. A refusal costs speed only.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "std has no way to advise the kernel")]
+fn advise_huge_pages(base: NonNull<u8>, bytes: usize) {
+    const HUGE_PAGE: usize = 2 << 20;
+    // Only whole huge pages within the allocation, so nobody else's memory is advised upon.
+    let skip = base.align_offset(HUGE_PAGE);
+    let whole = bytes.saturating_sub(skip) / HUGE_PAGE * HUGE_PAGE;
+    if whole > 0 {
+        // SAFETY: the range lies within a live allocation, and the advice does not change its contents.
+        unsafe { libc::madvise(base.add(skip).as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_base: NonNull<u8>, _bytes: usize) {}
 
 // SAFETY: the slab owns its values and gives out shared references only; `T` is `Send` and `Sync`.
 #[expect(unsafe_code, reason = "raw pointers switch the automatic implementation off")]

@@ -192,7 +192,8 @@ async fn a_client_that_does_not_read_stops_the_upstream_from_sending() {
         let mut client = gateway.connect().await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         client.head().await.unwrap();
-        // The upstream is blocked once two looks in a row find no progress.
+        // The upstream is blocked once two looks in a row find no progress; a slow machine can only make
+        // them find it early, and then less has been buffered.
         let mut before = usize::MAX;
         while sent.load(SeqCst) != before {
             before = sent.load(SeqCst);
@@ -323,7 +324,6 @@ async fn a_body_is_asked_for_with_100_continue() {
     .await;
 }
 
-/// Keeps the imports of hyper's own server in one place.
 #[tokio::test]
 async fn the_response_of_a_real_server_keeps_its_date_and_its_length() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
