@@ -1,5 +1,7 @@
 //! What sealing and opening a full datagram costs.
 
+#![expect(missing_docs, reason = "criterion's macro writes an undocumented function")]
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use rand::rngs::StdRng;

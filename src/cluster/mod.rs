@@ -1,7 +1,7 @@
 //! Membership, discovery and the sealed UDP transport; drives [`crate::replication`].
 //!
 //! Everything here runs on one OS thread, the gossip thread, with a runtime of its own: chitchat, the
-//! resolver loop, the key file watch, and the [driver](Driver) that owns the replication core. The rest
+//! resolver loop, the key file watch, and the driver that owns the replication core. The rest
 //! of the node talks to it through a [`ClusterHandle`]: request threads set a flag, everybody else sends
 //! bounded commands or reads snapshots. Promises that no request ever waits for this thread.
 
