@@ -13,7 +13,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::{Node, Tally};
+use crate::{Cluster, Node, Tally};
 
 /// The request header that names the client: what the clusters of the scenarios count by.
 pub const CLIENT_HEADER: &str = "x-client";
@@ -103,6 +103,20 @@ impl Client {
         let mut tally = Tally::default();
         for turn in 0..count {
             tally.record(&self.get(&nodes[turn % nodes.len()]).await);
+        }
+        tally
+    }
+
+    /// Like [`Client::round_robin`], but every node of `cluster` gets the time to hear of each request
+    /// before the next one: what is admitted then does not depend on how the machine schedules threads.
+    ///
+    /// # Panics
+    /// Some request got no answer, or some node did not hear of it.
+    pub async fn patient_round_robin(&mut self, cluster: &Cluster, nodes: &[Node], count: usize) -> Tally {
+        let mut tally = Tally::default();
+        for turn in 0..count {
+            tally.record(&self.get(&nodes[turn % nodes.len()]).await);
+            cluster.settled(&self.identity).await;
         }
         tally
     }

@@ -1,7 +1,10 @@
 //! Nodes that know each other, in front of one upstream.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Mutex;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::CLIENT_HEADER;
@@ -16,6 +19,8 @@ pub struct Cluster {
     pub upstream: Upstream,
     builder: ClusterBuilder,
     directory: TempDir,
+    /// What the nodes call each client: the hash by identity.
+    keys: Mutex<HashMap<String, Value>>,
 }
 
 /// What a cluster is started with.
@@ -58,6 +63,43 @@ impl Cluster {
     /// There are 26 nodes already.
     pub fn join_with(&mut self, args: &[&str]) -> &mut Node {
         self.join_instead(args.iter().map(|&arg| arg.to_owned()).collect())
+    }
+
+    /// Waits until every node that was not stopped knows all that was admitted to `identity`.
+    ///
+    /// # Panics
+    /// That takes longer than [`DEADLINE`].
+    pub async fn settled(&self, identity: &str) {
+        let admitted = self.upstream.count(identity);
+        let what = format!("every node knows the {admitted} hits of {identity}");
+        wait_until(&what, DEADLINE, async || {
+            let mut views = Vec::new();
+            for node in self.nodes.iter().filter(|node| node.is_started()) {
+                views.push(node.json("/v1/limits?limit=1000").await?);
+            }
+            let limits = || {
+                views
+                    .iter()
+                    .flat_map(|view| view["limits"].as_array().into_iter().flatten())
+            };
+            // A node that heard of a client by gossip first knows it only by its hash.
+            let mut keys = self.keys.lock().expect("no holder of this lock panics");
+            if let Some(named) = limits().find(|limit| limit["name"] == identity) {
+                keys.insert(identity.to_owned(), named["key"].clone());
+            }
+            let key = keys.get(identity).ok_or("no node has ever named it")?;
+            // A rule may have several windows, and the client counts the same in each.
+            let totals: Vec<u64> = limits()
+                .filter(|limit| limit["key"] == *key)
+                .filter_map(|limit| limit["total"].as_u64())
+                .collect();
+            if totals.len() >= views.len() && totals.iter().all(|&total| total == admitted) {
+                Ok(())
+            } else {
+                Err(format!("the nodes know {totals:?}"))
+            }
+        })
+        .await;
     }
 
     fn join_instead(&mut self, args: Vec<String>) -> &mut Node {
@@ -125,6 +167,7 @@ impl ClusterBuilder {
             upstream,
             builder: self,
             directory,
+            keys: Mutex::default(),
         };
         cluster.nodes.iter_mut().for_each(Node::start);
         cluster.formed().await;

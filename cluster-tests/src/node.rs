@@ -132,6 +132,11 @@ impl Node {
         status.await
     }
 
+    /// Whether it was started, and neither killed nor waited for since.
+    pub(crate) fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Whether the process runs.
     pub fn is_running(&mut self) -> bool {
         self.process

@@ -86,7 +86,13 @@ async fn bombard(
     println!("seed {seed:#x}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut client = Client::new("client");
-    assert_eq!(client.round_robin(&cluster.nodes, 12).await.admitted(), 12);
+    assert_eq!(
+        client
+            .patient_round_robin(cluster, &cluster.nodes, 12)
+            .await
+            .admitted(),
+        12
+    );
     let before = dropped(cluster).await;
 
     for round in 0..ROUNDS {
@@ -100,7 +106,7 @@ async fn bombard(
         }
     }
 
-    let rest = client.round_robin(&cluster.nodes, 24).await;
+    let rest = client.patient_round_robin(cluster, &cluster.nodes, 24).await;
     assert_eq!((rest.admitted(), rest.denied()), (18, 6));
     cluster.formed().await;
     for node in &mut cluster.nodes {

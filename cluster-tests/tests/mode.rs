@@ -7,7 +7,10 @@ async fn a_switch_of_mode_takes_effect_on_every_node_and_keeps_counts() {
     let cluster = Cluster::with_limit(6).start().await;
     let mut client = Client::new("client");
     assert_eq!(
-        client.round_robin(&cluster.nodes, 9).await.admitted(),
+        client
+            .patient_round_robin(&cluster, &cluster.nodes, 9)
+            .await
+            .admitted(),
         6,
         "gossip: once in all"
     );
@@ -39,7 +42,13 @@ async fn a_joiner_adopts_the_mode_that_the_cluster_was_switched_to() {
     cluster.formed().await;
 
     let mut client = Client::new("client");
-    assert_eq!(client.round_robin(&cluster.nodes, 9).await.admitted(), 4);
+    assert_eq!(
+        client
+            .patient_round_robin(&cluster, &cluster.nodes, 9)
+            .await
+            .admitted(),
+        4
+    );
 }
 
 #[tokio::test]

@@ -28,14 +28,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens on `listen` for HTTP/1.1 and HTTP/2 (prior knowledge), prints `listening on ADDR` to stdout
-/// once it does, and answers until the future is dropped.
+/// once it does, and answers each request after `delay` until the future is dropped.
 ///
 /// # Errors
 /// When `listen` cannot be bound or stdout is closed.
-pub async fn run(listen: SocketAddr) -> io::Result<()> {
+pub async fn run(listen: SocketAddr, delay: Duration) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     announce(listener.local_addr()?)?;
-    serve(listener).await;
+    serve(listener, delay).await;
     Ok(())
 }
 
@@ -45,9 +45,20 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
+/// What all connections share.
+struct Echo {
+    /// Requests received, but those for [`COUNT_PATH`].
+    requests: AtomicU64,
+    /// How long an answer waits.
+    delay: Duration,
+}
+
 /// Answers on `listener` until the future is dropped.
-async fn serve(listener: TcpListener) {
-    let requests = Arc::new(AtomicU64::new(0));
+async fn serve(listener: TcpListener, delay: Duration) {
+    let echo = Arc::new(Echo {
+        requests: AtomicU64::new(0),
+        delay,
+    });
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -57,21 +68,21 @@ async fn serve(listener: TcpListener) {
         let Ok(permit) = Arc::clone(&slots).acquire_owned().await else {
             return;
         };
-        let requests = Arc::clone(&requests);
+        let echo = Arc::clone(&echo);
         tokio::spawn(async move {
-            serve_connection(stream, requests).await;
+            serve_connection(stream, echo).await;
             drop(permit);
         });
     }
 }
 
-async fn serve_connection(stream: TcpStream, requests: Arc<AtomicU64>) {
+async fn serve_connection(stream: TcpStream, echo: Arc<Echo>) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let service = service_fn(move |request| {
-        let requests = Arc::clone(&requests);
-        async move { Ok::<_, Infallible>(answer(request, &requests).await) }
+        let echo = Arc::clone(&echo);
+        async move { Ok::<_, Infallible>(answer(request, &echo).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -83,11 +94,17 @@ async fn serve_connection(stream: TcpStream, requests: Arc<AtomicU64>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, requests: &AtomicU64) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, echo: &Echo) -> Response<Full<Bytes>> {
     if request.uri().path() == COUNT_PATH {
-        return json_response(StatusCode::OK, &json!({ "requests": requests.load(Relaxed) }));
+        return json_response(
+            StatusCode::OK,
+            &json!({ "requests": echo.requests.load(Relaxed) }),
+        );
     }
-    let count = requests.fetch_add(1, Relaxed) + 1;
+    let count = echo.requests.fetch_add(1, Relaxed) + 1;
+    if !echo.delay.is_zero() {
+        tokio::time::sleep(echo.delay).await;
+    }
     let (head, body) = request.into_parts();
     match body_length(body).await {
         Ok(length) => {
@@ -150,7 +167,7 @@ mod tests {
     async fn it_tells_what_it_received_and_counts_requests_but_not_questions() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener));
+        let server = tokio::spawn(serve(listener, Duration::ZERO));
         let mut client = TcpStream::connect(address).await.unwrap();
         let post = "POST /a?b HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 3\r\n\r\nxyz";
         let count = "GET /_echo/count HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -26,7 +26,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => Ok(check::run(&args)),
         Command::Echo(args) => {
-            block_on(async { Ok(echo::run(args.listen).await?) }).map(|()| ExitCode::SUCCESS)
+            let echo = async { Ok(echo::run(args.listen, args.delay.unwrap_or_default()).await?) };
+            block_on(echo).map(|()| ExitCode::SUCCESS)
         }
         Command::Demo(args) => block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Mode(args) => block_on(mode::run(&args)).map(|()| ExitCode::SUCCESS),

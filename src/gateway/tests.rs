@@ -1,1 +1,278 @@
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use bytes::Bytes;
+use clap::Parser as _;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::admin::views::{LimitsView, NodeState, PeersView};
+use crate::cli::args::{Cli, Command};
+use crate::cli::http::{Client, request};
+
+/// Longest wait for a condition; only a failure takes that long.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(test);
+}
+
+fn config(node: &str, upstream: SocketAddr, more: &[&str]) -> Config {
+    let upstream = format!("http://{upstream}");
+    let mut args = vec!["weir", "run", "--node-id", node, "--upstream", &upstream];
+    args.extend([
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--gossip",
+        "127.0.0.1:0",
+    ]);
+    args.extend(["--workers", "1"]);
+    args.extend(more);
+    match Cli::try_parse_from(args).unwrap().command {
+        Command::Run(args) => args.load().unwrap(),
+        other => panic!("{other:?} is not `run`"),
+    }
+}
+
+/// An upstream that counts its requests, and answers each once `gate` lets it.
+#[derive(Default)]
+struct Upstream {
+    requests: AtomicU64,
+    arrived: Notify,
+    gate: Option<Notify>,
+}
+
+impl Upstream {
+    async fn start(self: &Arc<Self>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let upstream = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let upstream = Arc::clone(&upstream);
+                let service = service_fn(move |_| {
+                    let upstream = Arc::clone(&upstream);
+                    async move { Ok::<_, Infallible>(upstream.answer().await) }
+                });
+                let serving = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(serving.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        address
+    }
+
+    async fn answer(&self) -> Response<Full<Bytes>> {
+        self.requests.fetch_add(1, SeqCst);
+        self.arrived.notify_one();
+        if let Some(gate) = &self.gate {
+            gate.notified().await;
+        }
+        Response::new(Full::from("answered"))
+    }
+}
+
+async fn get_status(address: SocketAddr, path: &str) -> StatusCode {
+    Client::new(&address.to_string())
+        .unwrap()
+        .get(path)
+        .await
+        .unwrap()
+        .status
+}
+
+async fn json<T: serde::de::DeserializeOwned>(address: SocketAddr, path: &str) -> T {
+    Client::new(&address.to_string())
+        .unwrap()
+        .get(path)
+        .await
+        .unwrap()
+        .json()
+        .unwrap()
+}
+
+/// Looks again and again until `holds`.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let polling = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let outcome = tokio::time::timeout(DEADLINE, polling).await;
+    assert!(outcome.is_ok(), "not after {DEADLINE:?}: {what}");
+}
+
+async fn start_pair(upstream: SocketAddr, limit: &str) -> (Gateway, Gateway) {
+    let a = Gateway::start(config("a", upstream, &["--limit", limit, "--limit-by", "all"]))
+        .await
+        .unwrap();
+    let seed = a.addresses().gossip.to_string();
+    let more = ["--limit", limit, "--limit-by", "all", "--seed", &seed];
+    let b = Gateway::start(config("b", upstream, &more)).await.unwrap();
+    for gateway in [&a, &b] {
+        let admin = gateway.addresses().admin;
+        eventually("each node is ready and sees the other", async || {
+            let peers: PeersView = json(admin, "/v1/peers").await;
+            let live = peers.peers.iter().filter(|peer| peer.state == NodeState::Live);
+            peers.this.ready && live.count() == 1
+        })
+        .await;
+    }
+    (a, b)
+}
+
+#[test]
+fn two_gateways_keep_one_limit_and_show_how_it_was_used() {
+    block_on(async {
+        let upstream = Arc::new(Upstream::default());
+        // A year keeps the end of a window out of the test.
+        let (a, b) = start_pair(upstream.start().await, "5/year").await;
+        let nodes = [&a, &b].map(Gateway::addresses);
+        let mut statuses = Vec::new();
+        for turn in 0..10 {
+            statuses.push(get_status(nodes[turn % 2].listen[0], "/").await.as_u16());
+            let admitted = statuses.iter().filter(|status| **status == 200).count() as u64;
+            // How soon a count arrives is up to the scheduler; that it arrives is not.
+            let other = nodes[(turn + 1) % 2].admin;
+            eventually("the other node knows the count", async || {
+                let limits: LimitsView = json(other, "/v1/limits").await;
+                limits.limits.first().is_some_and(|limit| limit.total == admitted)
+            })
+            .await;
+        }
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429, 429, 429]);
+        assert_eq!(upstream.requests.load(SeqCst), 5);
+
+        let limits: LimitsView = json(b.addresses().admin, "/v1/limits").await;
+        let [limit] = &limits.limits[..] else {
+            panic!("one key was used, not {limits:?}")
+        };
+        assert_eq!(
+            (limit.own, limit.peers, limit.total, limit.remaining),
+            (2, 3, 5, Some(0))
+        );
+        let by_node: Vec<_> = limit
+            .replicas
+            .iter()
+            .map(|(id, count)| (id.split('/').next(), *count))
+            .collect();
+        assert_eq!(by_node, [(Some("a"), 3), (Some("b"), 2)]);
+
+        let peers: PeersView = json(a.addresses().admin, "/v1/peers").await;
+        assert!(peers.peers[0].config_matches, "{peers:?}");
+        assert_eq!(
+            peers.peers[0].admin_address,
+            Some(b.addresses().admin.to_string())
+        );
+        let metrics = Client::new(&a.addresses().admin.to_string())
+            .unwrap()
+            .get("/metrics")
+            .await
+            .unwrap();
+        let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+        for line in [
+            "weir_peers_live 1",
+            "weir_decisions_total{outcome=\"admitted\"} 3",
+            "weir_ready 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "no `{line}` in\n{text}");
+        }
+        b.stop().await;
+        a.stop().await;
+    });
+}
+
+#[test]
+fn a_mode_set_at_one_gateway_comes_into_force_at_the_other() {
+    block_on(async {
+        let upstream = Arc::new(Upstream::default());
+        let (a, b) = start_pair(upstream.start().await, "1/year").await;
+        let admin = a.addresses().admin.to_string();
+        let put = request(
+            Method::PUT,
+            &admin,
+            "/v1/mode",
+            HeaderMap::new(),
+            Bytes::from("local"),
+        );
+        assert_eq!(put.await.unwrap().status, StatusCode::OK);
+        eventually("both nodes are in local mode", async || {
+            let peers: PeersView = json(b.addresses().admin, "/v1/peers").await;
+            let modes = [peers.this.node.mode, peers.peers[0].mode];
+            modes == [Some(crate::limit::SyncMode::Local); 2]
+        })
+        .await;
+        for gateway in [&a, &b] {
+            let listen = gateway.addresses().listen[0];
+            assert_eq!(get_status(listen, "/").await, StatusCode::OK);
+            assert_eq!(get_status(listen, "/").await, StatusCode::TOO_MANY_REQUESTS);
+        }
+        b.stop().await;
+        a.stop().await;
+    });
+}
+
+#[test]
+fn a_stop_shows_at_readiness_and_waits_for_the_request_in_flight() {
+    block_on(async {
+        let upstream = Arc::new(Upstream {
+            gate: Some(Notify::new()),
+            ..Upstream::default()
+        });
+        let gateway = Gateway::start(config("a", upstream.start().await, &[]))
+            .await
+            .unwrap();
+        let Addresses { listen, admin, .. } = gateway.addresses().clone();
+        let in_flight = tokio::spawn(async move { get_status(listen[0], "/").await });
+        upstream.arrived.notified().await;
+        eventually("it is ready", async || {
+            get_status(admin, "/readyz").await == StatusCode::OK
+        })
+        .await;
+
+        let stopping = tokio::spawn(gateway.stop());
+        eventually("readiness is gone", async || {
+            get_status(admin, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+        })
+        .await;
+        assert_eq!(get_status(admin, "/livez").await, StatusCode::OK);
+        assert!(!stopping.is_finished(), "the stop did not wait for the request");
+        upstream.gate.as_ref().unwrap().notify_one();
+        assert_eq!(in_flight.await.unwrap(), StatusCode::OK);
+        stopping.await.unwrap();
+        let after = Client::new(&admin.to_string()).unwrap().get("/livez").await;
+        assert!(after.is_err(), "the admin API still answers after the stop");
+    });
+}
+
+#[test]
+fn an_address_in_use_is_named_and_leaves_nothing_running() {
+    block_on(async {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let taken_udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = taken.local_addr().unwrap().to_string();
+        let udp = taken_udp.local_addr().unwrap().to_string();
+        for (flag, address) in [("--listen", &tcp), ("--admin", &tcp), ("--gossip", &udp)] {
+            let mut config = config("a", "127.0.0.1:9".parse().unwrap(), &[]);
+            let address: SocketAddr = address.parse().unwrap();
+            match flag {
+                "--listen" => config.listen = vec![address],
+                "--admin" => config.admin.listen = address,
+                _ => config.cluster.gossip = address,
+            }
+            let Err(error) = Gateway::start(config).await else {
+                panic!("{flag} {address} was bound twice")
+            };
+            let message = format!("{error:#}");
+            assert!(message.contains(&address.to_string()), "{flag}: {message}");
+        }
+    });
+}

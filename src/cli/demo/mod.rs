@@ -45,7 +45,7 @@ const ATTEMPTS_MAX: usize = 3;
 /// Runs the demo to its end, or until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// The limit cannot be shown in [`TIME_MAX`], a child or a request failed, or the demo was interrupted.
+/// The limit cannot be shown in 30 seconds, a child or a request failed, or the demo was interrupted.
 /// In every case all children are gone when this returns.
 pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let plan = Plan::new(args)?;
