@@ -69,7 +69,7 @@ impl Node {
             now(),
         );
         if decision.due {
-            self.cluster.flusher().request();
+            drop(self.cluster.flusher().request());
         }
         let state = decision.windows[0];
         RowKey {

@@ -24,7 +24,7 @@ use crate::admin::{Admin, AdminListener};
 use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
 use crate::limit::{IdentityHasher, Limiter};
-use crate::proxy::{Proxy, ProxyMetrics, ProxyShared};
+use crate::proxy::{Announced, Proxy, ProxyMetrics, ProxyShared};
 use crate::replication::{Generation, ReplicaId};
 
 use self::observe::Observed;
@@ -221,9 +221,10 @@ fn start_proxy(
     flusher: &Arc<OnceLock<Flusher>>,
 ) -> anyhow::Result<(Proxy, Arc<ProxyMetrics>)> {
     let flusher = Arc::clone(flusher);
-    let on_due = move || {
-        if let Some(flusher) = flusher.get() {
-            flusher.request();
+    let on_due = move || -> Announced {
+        match flusher.get() {
+            Some(flusher) => Box::pin(flusher.request()),
+            None => Box::pin(std::future::ready(())),
         }
     };
     let hasher = IdentityHasher::new(config.identity_key());

@@ -14,7 +14,7 @@ fn check(file: &str, variables: &[(&str, &str)], flags: &[&str]) -> Output {
 }
 
 fn config(output: &Output) -> serde_json::Value {
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a JSON document");
     assert_eq!(json["ok"], true, "{json}");
     json["config"].clone()
 }

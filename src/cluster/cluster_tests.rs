@@ -95,7 +95,7 @@ impl Node {
         let now = UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap());
         let decision = self.limiter.check(&[charge], now);
         if decision.due {
-            self.cluster.flusher().request();
+            drop(self.cluster.flusher().request());
         }
         decision.outcome == Outcome::Admitted
     }

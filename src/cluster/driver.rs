@@ -51,6 +51,8 @@ pub(super) struct Driver {
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) commands: mpsc::Receiver<DriverCommand>,
     pub(super) flusher: Flusher,
+    /// The newest flush that the pacer still holds something of.
+    pub(super) flushing: Option<u64>,
     pub(super) clock: Clock,
     pub(super) readiness: Readiness,
     pub(super) status: Arc<ArcSwap<ClusterStatus>>,
@@ -110,14 +112,18 @@ impl Driver {
             self.readiness.met_peers(!view.peers.is_empty());
         }
         let more_received = self.receive();
-        if self.flusher.take() {
+        if let Some(ticket) = self.flusher.take() {
             self.replication.handle_local_change(self.clock.now());
+            self.flushing = Some(ticket);
         }
         let now = self.clock.now();
         if now.monotonic >= self.replication.poll_timeout() {
             self.replication.handle_timeout(now);
         }
         let more_to_send = self.transmit().await;
+        if let Some(ticket) = self.flushing.take_if(|_| !self.replication.has_due()) {
+            self.flusher.flushed(ticket);
+        }
         self.settle();
         more_received || more_to_send
     }

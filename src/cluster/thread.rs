@@ -53,6 +53,7 @@ struct Ports {
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Receiver<DriverCommand>,
     flusher: Flusher,
+    flushing: None,
     status: Arc<ArcSwap<ClusterStatus>>,
     ready: watch::Sender<bool>,
 }

@@ -29,6 +29,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,9 +46,17 @@ use worker::Worker;
 
 pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
 
+/// Ends once the peers have been told, as far as this node can: what they hear is on its way.
+pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Called right after a decision that peers should hear of at once, on the request's thread: must return
-/// at once.
-pub type OnDue = Arc<dyn Fn() + Send + Sync>;
+/// at once. The response is held until what it returns has ended, or for [`ANNOUNCE_MAX`]: a client
+/// that then asks another node comes after its own count.
+pub type OnDue = Arc<dyn Fn() -> Announced + Send + Sync>;
+
+/// The longest that a response waits for its count to leave this node. Long against a turn of the gossip
+/// thread, and short against what a client would notice.
+const ANNOUNCE_MAX: Duration = Duration::from_millis(5);
 
 /// What all workers of a proxy share.
 pub struct ProxyShared {
@@ -133,8 +142,8 @@ impl ProxyShared {
         &self.connection_slots
     }
 
-    fn announce(&self) {
-        (self.on_due)();
+    fn announce(&self) -> Announced {
+        (self.on_due)()
     }
 
     fn route(&self, host: &str, path: &str) -> Option<&RouteState> {

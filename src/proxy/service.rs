@@ -29,7 +29,7 @@ use super::headers::{
 };
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{normalize, strip};
-use super::{ProxyShared, RouteState};
+use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
 use crate::limit::{Decision, Outcome, UnixMillis};
 
 /// Answers one request; whatever fails becomes a response.
@@ -48,6 +48,7 @@ pub(super) async fn answer(
         request_id: &request_id,
         started,
         decision: None,
+        announced: None,
     };
     let (mut response, ended) = match turn.proxy(request).await {
         Ok(passed) => (
@@ -59,6 +60,7 @@ pub(super) async fn answer(
             Instant::now(),
         ),
     };
+    turn.let_count_leave().await;
     turn.finish(response.headers_mut());
     worker.shard().responded(response.status(), ended - started);
     Ok(response)
@@ -71,6 +73,8 @@ struct Turn<'c> {
     started: Instant,
     /// Set once limits have looked at the request.
     decision: Option<Decision>,
+    /// Set when peers are being told of it.
+    announced: Option<Announced>,
 }
 
 /// What came back from an upstream.
@@ -130,7 +134,7 @@ impl<'c> Turn<'c> {
         let charges = route.plan.charges(&subject, shared.hasher());
         let decision = shared.limiter().check(&charges, wall_clock());
         if decision.due {
-            shared.announce();
+            self.announced = Some(shared.announce());
         }
         if decision.created {
             let identities = route.plan.identities(&subject);
@@ -234,6 +238,13 @@ impl<'c> Turn<'c> {
             worker.millis(times.answered - times.asked),
         );
         response
+    }
+
+    /// The upstream has answered meanwhile, so as a rule this waits for nothing.
+    async fn let_count_leave(&mut self) {
+        if let Some(announced) = self.announced.take() {
+            let _ = tokio::time::timeout(ANNOUNCE_MAX, announced).await;
+        }
     }
 
     /// Adds what every response says, and what the limits say of this one.

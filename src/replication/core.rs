@@ -327,6 +327,12 @@ impl Replication {
             .map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
+    /// Whether something is due that the pacer still holds back.
+    #[must_use]
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// Whether this node has held, since joining, all that one peer's digest claimed; true at once when
     /// there is no peer.
     #[must_use]

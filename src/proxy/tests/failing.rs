@@ -134,7 +134,7 @@ async fn a_client_that_never_finishes_its_head_is_closed() {
             "proxy:\n  header_read_timeout: 200ms\nupstreams:\n  - name: up\n    targets: [http://{}]\n",
             upstream.address
         ),
-        Arc::new(|| ()),
+        Arc::new(|| Box::pin(std::future::ready(()))),
     );
     within(async {
         let mut silent = gateway.connect().await;
@@ -206,7 +206,7 @@ async fn each_failure_of_an_upstream_has_its_status() {
         let yaml = format!(
             "upstreams:\n  - name: up\n    targets: [http://{target}]\n    response_timeout: 300ms\n"
         );
-        let gateway = Gateway::start_with(&yaml, Arc::new(|| ()));
+        let gateway = Gateway::start_with(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
         let response = within(gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\n\r\n")).await;
         assert_eq!(
             (response.status(), response.text().lines().next()),
@@ -231,7 +231,7 @@ async fn a_target_that_refuses_is_passed_over() {
     let upstream = Upstream::mirror().await;
     let targets = format!("[http://{refusing}, http://{}]", upstream.address);
     let yaml = format!("upstreams:\n  - name: up\n    targets: {targets}\n");
-    let gateway = Gateway::start_with(&yaml, Arc::new(|| ()));
+    let gateway = Gateway::start_with(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
     within(async {
         for _ in 0..4 {
             assert_eq!(gateway.ask(GET).await.status(), 200);

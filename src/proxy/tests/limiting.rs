@@ -30,7 +30,10 @@ async fn the_request_over_the_limit_is_denied_in_kongs_words_and_never_goes_upst
         "upstreams:\n  - name: up\n    targets: [http://{}]\n",
         upstream.address
     );
-    let gateway = Gateway::start_with(&format!("{proxy}{up}{}", two_per_year("ip")), Arc::new(|| ()));
+    let gateway = Gateway::start_with(
+        &format!("{proxy}{up}{}", two_per_year("ip")),
+        Arc::new(|| Box::pin(std::future::ready(()))),
+    );
     within(async {
         for remaining in ["1", "0"] {
             let response = gateway.ask(GET).await;
@@ -123,7 +126,7 @@ async fn each_rule_counts_by_what_it_names() {
             upstream.address,
             two_per_year("ip")
         );
-        let gateway = Gateway::start_with(&yaml, Arc::new(|| ()));
+        let gateway = Gateway::start_with(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
         assert_eq!(statuses(&gateway, &requests).await, [200, 200, 429, 200]);
     })
     .await;
@@ -169,7 +172,10 @@ async fn peers_are_told_before_the_upstream_is_asked() {
         "upstreams:\n  - name: up\n    targets: [http://{}]\n",
         upstream.address
     );
-    let on_due: OnDue = Arc::new(move || announced.lock().unwrap().push("announced"));
+    let on_due: OnDue = Arc::new(move || {
+        announced.lock().unwrap().push("announced");
+        Box::pin(std::future::ready(()))
+    });
     let gateway = Gateway::start_with(&format!("{up}{}", two_per_year("ip")), on_due);
     assert_eq!(within(gateway.ask(GET)).await.status(), 200);
     assert_eq!(*order.lock().unwrap(), ["announced", "asked"]);

@@ -39,7 +39,7 @@ impl Gateway {
         let upstreams = format!("upstreams:\n  - name: up\n    targets: [http://{upstream}]\n    ");
         Self::start_with(
             &format!("{upstreams}response_timeout: 5s\n{more}"),
-            Arc::new(|| ()),
+            Arc::new(|| Box::pin(std::future::ready(()))),
         )
     }
 

@@ -98,7 +98,7 @@ async fn routes_choose_by_host_and_prefix_and_may_strip_it() {
          path_prefix: /api\n    strip_prefix: true\n    upstream: api\n",
         plain.address, api.address
     );
-    let gateway = Gateway::start_with(&yaml, Arc::new(|| ()));
+    let gateway = Gateway::start_with(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
     let asked = async |host: &str, path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         gateway

@@ -80,7 +80,7 @@ async fn the_connection_cap_holds_further_clients_back_until_one_leaves() {
         "proxy:\n  connections_max: 1\nupstreams:\n  - name: up\n    targets: [http://{}]\n",
         upstream.address
     );
-    let gateway = Gateway::start_with(&yaml, Arc::new(|| ()));
+    let gateway = Gateway::start_with(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
     within(async {
         let mut first = gateway.connect().await;
         first.send(GET).await;
@@ -111,7 +111,12 @@ async fn workers_share_a_port_among_themselves_but_not_with_strangers() {
         let config = Config::from_yaml("test", &yaml).unwrap_or_else(|errors| panic!("{errors}"));
         let limiter = Limiter::new(Vec::new(), config.sync.mode, config.sync.significance, 64);
         let hasher = IdentityHasher::new([7; 16]);
-        let shared = ProxyShared::new(Arc::new(config), Arc::new(limiter), hasher, Arc::new(|| ()));
+        let shared = ProxyShared::new(
+            Arc::new(config),
+            Arc::new(limiter),
+            hasher,
+            Arc::new(|| Box::pin(std::future::ready(()))),
+        );
         let shared = Arc::new(shared);
         Proxy::start(&shared).map(|proxy| Gateway { proxy, shared })
     };
