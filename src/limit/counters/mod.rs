@@ -308,7 +308,7 @@ impl Counters {
         let rows = rows.clamp(64, ROWS_MAX);
         let slots = (rows + rows / 2).next_power_of_two();
         Self {
-            slots: Slab::new(slots as usize),
+            slots: Slab::in_huge_pages(slots as usize),
             index: Index::new(rows),
             groups: Groups::new(),
             policies: ArcSwap::default(),
