@@ -53,7 +53,6 @@ struct Ports {
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Receiver<DriverCommand>,
     flusher: Flusher,
-    flushing: None,
     status: Arc<ArcSwap<ClusterStatus>>,
     ready: watch::Sender<bool>,
 }
@@ -177,6 +176,7 @@ impl GossipThread {
         let alone = discovery.is_alone();
         let seed = rand::rngs::StdRng::from_os_rng().next_u64();
         let driver = Driver {
+            flushing: None,
             replication: Replication::new(me, Arc::clone(limiter.counters()), self.replication, seed),
             receiver: Receiver::new(Arc::clone(&transport)),
             sender: Sender::new(Arc::clone(&transport)),
