@@ -123,7 +123,7 @@ impl Gateway {
         let cluster = Cluster::start(&config, replica.clone(), Arc::clone(&limiter));
         let cluster = Arc::new(cluster.context("cannot start gossip")?);
         // Until here nobody could be told of a count; what was counted meanwhile is flushed now.
-        flusher.get_or_init(|| cluster.flusher()).request();
+        drop(flusher.get_or_init(|| cluster.flusher()).request());
 
         let config = Arc::new(config);
         let draining = Arc::new(AtomicBool::new(false));

@@ -205,7 +205,7 @@ impl Membership {
         self.publish(attributes::MODE, mode.to_string()).await;
         self.limiter.set_mode(mode.mode);
         self.mode.send_replace(mode);
-        self.flusher.request();
+        drop(self.flusher.request());
     }
 
     async fn publish(&self, key: &str, value: String) {
