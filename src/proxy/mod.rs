@@ -50,7 +50,7 @@ pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure}
 pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Called right after a decision that peers should hear of at once, on the request's thread: must return
-/// at once. The response is held until what it returns has ended, or for [`ANNOUNCE_MAX`]: a client
+/// at once. The response is held until what it returns has ended, or for 5 ms: a client
 /// that then asks another node comes after its own count.
 pub type OnDue = Arc<dyn Fn() -> Announced + Send + Sync>;
 
