@@ -71,7 +71,8 @@ pub struct Decision {
     pub windows: SmallVec<[WindowState; 4]>,
     /// Some counted row is due (see [`Significance::is_due`]): wake replication now.
     pub due: bool,
-    /// A row was made for it: the moment to tell [`Limiter::names`] who its key is.
+    /// A row was made for it, or counted its first hit of this node: the moment to tell
+    /// [`Limiter::names`] who its key is.
     pub created: bool,
 }
 
@@ -86,6 +87,11 @@ pub struct Limiter {
     generation: AtomicU64,
     /// Held while the rules or the mode change; never by a decision.
     changing: Mutex<()>,
+}
+
+/// Whether the row holds no other hits of this node: peers may have made it, and do not know the name.
+fn is_first(counts: Counts, charge: &Charge) -> bool {
+    counts.own == u64::from(charge.hits.get())
 }
 
 /// Names kept for the operator: at 128 bytes each, some 3 MB.
@@ -216,7 +222,7 @@ impl Limiter {
                         step.state(window, remaining, now),
                         Outcome::Admitted,
                         due,
-                        created,
+                        created || is_first(counts, charge),
                     )
                 }
                 Answer::Refused { window, created } => (
@@ -297,13 +303,14 @@ impl Limiter {
         table: &RuleTable,
         steps: &[Step<'_>],
         held: &Held,
-        created: bool,
+        mut created: bool,
         now: UnixMillis,
     ) -> Decision {
         let mut due = false;
         let windows = held.iter().zip(steps).map(|((slot, window), step)| {
             let counts = step.entry.seen(self.counters.commit(*slot, step.charge.hits));
             due |= self.counted(table, step.entry, *slot, counts);
+            created |= is_first(counts, step.charge);
             step.state(*window, step.entry.limit.saturating_sub(counts.total()), now)
         });
         let windows = windows.collect();
