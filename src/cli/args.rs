@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::limit::{SyncMode, WindowLimit};
+use crate::sim::Pattern;
 
 /// An API gateway that keeps one rate limit across a whole cluster, without Redis.
 #[derive(Debug, Parser)]
@@ -33,6 +34,8 @@ pub enum Command {
     Echo(EchoArgs),
     /// Show one limit across several nodes, each a process of its own, in local and in gossip mode.
     Demo(DemoArgs),
+    /// Plan a cluster: simulate nodes, traffic and network, and show how well the limit would hold.
+    Sim(SimArgs),
     /// Switch the sync mode of a whole running cluster through one of its nodes.
     Mode(ModeArgs),
     /// Print a new random key for sealing gossip.
@@ -310,6 +313,75 @@ pub struct DemoArgs {
     /// Print the result as one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `weir sim`.
+#[derive(Clone, Debug, Args)]
+pub struct SimArgs {
+    /// How many nodes, 1 to 1000.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub nodes: u16,
+    /// The limit, for each client.
+    #[arg(long, value_name = "HITS/PERIOD", default_value = "1000/minute")]
+    pub limit: WindowLimit,
+    /// Requests per second, of all clients to all nodes together, 1 to 1000000.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// How requests come: `even` (clients ask alike), `zipf` (the nth client 1/n as often as the first),
+    /// `one` (a single client), `burst` (even, but each second's requests within 10 ms). Nodes are chosen
+    /// at random.
+    #[arg(long, value_name = "PATTERN", default_value = "even")]
+    pub pattern: Pattern,
+    /// How many clients [default: 1 with `one`, else 100, fewer where so many would not fit in memory].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub clients: Option<u32>,
+    /// One-way delay between nodes, at most 10s; a tenth of it is added as random jitter.
+    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = sim_delay)]
+    pub delay: Duration,
+    /// Share of datagrams lost, such as `1%` or `0.01`.
+    #[arg(long, value_name = "SHARE", default_value = "0%", value_parser = share)]
+    pub loss: f64,
+    /// `local` or `gossip`.
+    #[arg(long, value_name = "MODE", default_value = "gossip")]
+    pub mode: SyncMode,
+    /// How long requests come, from the start of a window, at most 1h [default: one window, at most 1m].
+    #[arg(long, value_name = "DURATION", value_parser = sim_duration)]
+    pub duration: Option<Duration>,
+    /// Decides everything that is random: the same seed gives the same result.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn sim_delay(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::ZERO, Duration::from_secs(10))
+}
+
+fn sim_duration(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(100), Duration::from_secs(3_600))
+}
+
+fn bounded(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}: expected such as `20ms`"))?;
+    if (least..=most).contains(&duration) {
+        return Ok(duration);
+    }
+    let [least, most] = [least, most].map(humantime::format_duration);
+    Err(format!("expected {least} to {most}"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let share = match text.strip_suffix('%') {
+        Some(percent) => number(percent).map(|percent| percent / 100.0),
+        None => number(text),
+    };
+    share
+        .filter(|share| (0.0..1.0).contains(share))
+        .ok_or_else(|| "expected a share from 0 to below 1, such as `0.01` or `1%`".to_owned())
 }
 
 /// Flags of `weir mode`.

@@ -11,6 +11,7 @@ pub mod http;
 pub mod keygen;
 pub mod mode;
 pub mod run;
+pub mod sim;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Demo(args) => block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Mode(args) => block_on(mode::run(&args)).map(|()| ExitCode::SUCCESS),
+        Command::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Keygen(_) => keygen::run().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     outcome.unwrap_or_else(|error| {

@@ -7,11 +7,14 @@ mod fault;
 mod network;
 mod node;
 mod oracle;
+mod plan;
 mod schedule;
+mod watch;
 mod world;
 
 pub use fault::{Fault, FaultReport};
 pub use network::{Link, Network};
 pub use oracle::{Oracle, Violation};
+pub use plan::{Convergence, Pattern, Plan, PlanError, PlanReport};
 pub use schedule::{Schedule, ScheduleReport, run_schedule};
 pub use world::{World, WorldConfig};

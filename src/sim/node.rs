@@ -8,7 +8,8 @@ use crate::limit::significance::Significance;
 use crate::limit::{Limiter, Now, Rule, SyncMode, UnixMillis};
 use crate::replication::{Generation, NodeId, ReplicaId, Replication, ReplicationConfig};
 
-/// Where every simulation starts: a Monday at noon, so that no calendar window ends by accident.
+/// Where simulations start unless told otherwise: a Monday at noon, so that no calendar window ends by
+/// accident.
 pub(super) const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
 
 /// How wrong a node's wall clock is.
@@ -28,6 +29,8 @@ pub(super) struct NodeConfig {
     pub(super) significance: Significance,
     pub(super) max_keys: u32,
     pub(super) replication: ReplicationConfig,
+    /// What a right wall clock shows at virtual time zero.
+    pub(super) starts_at: UnixMillis,
 }
 
 pub(super) struct Node {
@@ -37,6 +40,7 @@ pub(super) struct Node {
     pub(super) alive: bool,
     pub(super) clock: Clock,
     started: Duration,
+    starts_at: UnixMillis,
     /// When the pending wake-up fires, so that later ones are not queued again.
     pub(super) wake_at: Option<Duration>,
 }
@@ -64,7 +68,8 @@ impl Node {
         let node: NodeId = format!("n{index:04}")
             .parse()
             .expect("letters and digits are a node id");
-        let generation = u64::try_from(now.as_micros()).unwrap_or(u64::MAX) + 1;
+        // As long on the wire as in production, so that bytes are counted truly.
+        let generation = config.starts_at.0 * 1_000 + u64::try_from(now.as_micros()).unwrap_or(0);
         let replica = ReplicaId {
             node,
             generation: Generation(generation),
@@ -84,13 +89,14 @@ impl Node {
             alive: true,
             clock,
             started: now,
+            starts_at: config.starts_at,
             wake_at: None,
         }
     }
 
     /// What its clocks show at virtual time `at`.
     pub(super) fn now(&self, at: Duration) -> Now {
-        let true_ms = i128::from(EPOCH.0) + at.as_millis() as i128;
+        let true_ms = i128::from(self.starts_at.0) + at.as_millis() as i128;
         let drift = at.as_millis() as i128 * i128::from(self.clock.drift_ppm) / 1_000_000;
         let wall = true_ms + drift + i128::from(self.clock.skew_ms);
         Now {

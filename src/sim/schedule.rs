@@ -85,11 +85,7 @@ fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
     };
     let lossy = rng.random_bool(0.7);
     WorldConfig {
-        nodes,
-        rules: vec![rule],
-        mode: SyncMode::Gossip,
         significance,
-        max_keys: 4_096,
         replication: ReplicationConfig {
             significance,
             frame_bytes_max: if rng.random_bool(0.5) { 1_140 } else { 420 },
@@ -102,11 +98,9 @@ fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
             loss: if lossy { rng.random_range(0.0..0.3) } else { 0.0 },
             duplication: if lossy { rng.random_range(0.0..0.2) } else { 0.0 },
         },
-        mtu: 1_200,
         skew_ms: rng.random_range(0..=1_000),
         drift_ppm: 200,
-        detection: (Duration::from_millis(100), Duration::from_millis(1_500)),
-        trace: false,
+        ..WorldConfig::quiet(nodes, vec![rule], SyncMode::Gossip)
     }
 }
 
