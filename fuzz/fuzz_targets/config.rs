@@ -17,7 +17,8 @@ fuzz_target!(|text: &str| {
 fn assert_reads_back(config: &Config) {
     let _ = (config.digest(), config.identity_key());
     let cluster = &config.cluster;
-    let has_secret = config.admin.token.is_some() || cluster.key.is_some() || cluster.identity_secret.is_some();
+    let has_secret =
+        config.admin.token.is_some() || cluster.key.is_some() || cluster.identity_secret.is_some();
     // Secrets are left out of the JSON.
     if !has_secret {
         let json = config.to_json().to_string();

@@ -17,7 +17,9 @@ use arbitrary::Unstructured;
 use input::{Op, Peers};
 use libfuzzer_sys::fuzz_target;
 use weir::limit::significance::Significance;
-use weir::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Now, RowRef, Rule, RuleScope, SyncMode, UnixMillis};
+use weir::limit::{
+    Charge, CountBy, Hits, KeyHash, Limiter, Now, RowRef, Rule, RuleScope, SyncMode, UnixMillis,
+};
 use weir::replication::codec::{self, Body};
 use weir::replication::{Replication, ReplicationConfig};
 use weir_fuzz::{Counting, live_bytes};
@@ -37,7 +39,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut node = Node::start();
     let mut input = Unstructured::new(bytes);
     for _ in 0..STEPS_MAX {
-        let Ok(op) = Op::read(&mut input, &node.peers, node.now.wall) else { break };
+        let Ok(op) = Op::read(&mut input, &node.peers, node.now.wall) else {
+            break;
+        };
         node.step(op);
     }
     node.advance(Duration::from_millis(1));
@@ -145,11 +149,18 @@ impl Node {
         self.judge();
         for (row, (own, peers, _)) in &self.counts {
             if let Some((own_before, peers_before, _)) = counts.get(row) {
-                assert_eq!((own, peers), (own_before, peers_before), "a replay raised a count");
+                assert_eq!(
+                    (own, peers),
+                    (own_before, peers_before),
+                    "a replay raised a count"
+                );
             }
         }
         let released = self.core.stats().rows_released - released;
-        assert!(self.own_top - top <= released, "a replay put rows into our own log");
+        assert!(
+            self.own_top - top <= released,
+            "a replay put rows into our own log"
+        );
         self.last_frame = frame;
     }
 
@@ -162,7 +173,9 @@ impl Node {
     fn drain(&mut self) {
         let most = self.core.peers(self.now).len() * 4 + 4096;
         for _ in 0..most {
-            let Some(transmit) = self.core.poll_transmit() else { return };
+            let Some(transmit) = self.core.poll_transmit() else {
+                return;
+            };
             assert!(!transmit.to.is_empty());
             let frame = codec::decode(&transmit.payload).expect("own frames decode");
             assert_eq!(frame.sender, self.peers.me);
@@ -191,7 +204,11 @@ impl Node {
         for row in self.counts.keys() {
             let _ = self.core.g_counter(*row);
         }
-        let _ = (self.core.poll_timeout(), self.core.is_caught_up(), self.core.is_acknowledged());
+        let _ = (
+            self.core.poll_timeout(),
+            self.core.is_caught_up(),
+            self.core.is_acknowledged(),
+        );
     }
 }
 

@@ -66,7 +66,11 @@ impl Peers {
     }
 
     fn any_or_none(&self, u: &mut Unstructured<'_>) -> Result<Option<ReplicaId>> {
-        if u.arbitrary::<u8>()? % 4 == 0 { self.any(u).map(Some) } else { Ok(None) }
+        if u.arbitrary::<u8>()? % 4 == 0 {
+            self.any(u).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }
 
@@ -113,7 +117,11 @@ type ReadBody = fn(&mut Unstructured<'_>, &Peers, UnixMillis) -> Result<Body>;
 fn frame(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis, body: ReadBody) -> Result<Frame> {
     Ok(Frame {
         sender: peers.any(u)?,
-        sent_at: if u.arbitrary()? { wall } else { UnixMillis(u.arbitrary()?) },
+        sent_at: if u.arbitrary()? {
+            wall
+        } else {
+            UnixMillis(u.arbitrary()?)
+        },
         body: body(u, peers, wall)?,
     })
 }
