@@ -173,7 +173,9 @@ impl<T> Progress<T> {
         }
         self.confirmed = closed;
         self.segments.retain(|segment| segment.interval.to > closed);
-        let later = self.pending.split_off(&(closed + 1));
+        // A hostile peer may claim the last version there is.
+        let next = closed.checked_add(1);
+        let later = next.map(|next| self.pending.split_off(&next)).unwrap_or_default();
         std::mem::replace(&mut self.pending, later).into_iter().collect()
     }
 }
@@ -207,6 +209,21 @@ mod tests {
         assert_eq!(record(&mut progress, 0, 2, 2), [1, 2, 3, 4]);
         assert_eq!(progress.confirmed(), 4);
         assert!(!progress.has_gap());
+    }
+
+    #[test]
+    fn the_last_version_there_is_can_be_claimed() {
+        let mut progress = Progress::default();
+        let claimed = progress.record(
+            Interval {
+                after: 0,
+                to: u64::MAX,
+            },
+            u64::MAX,
+            [(3, "a"), (u64::MAX, "b")],
+        );
+        assert_eq!(claimed, [(3, "a"), (u64::MAX, "b")]);
+        assert!(progress.take_pending().is_empty());
     }
 
     #[test]

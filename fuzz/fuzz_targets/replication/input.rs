@@ -1,0 +1,206 @@
+//! Bytes to steps. Read front to back, so that a captured frame can stand in a seed as it is:
+//! `0, length u16 LE, frame`.
+
+use std::time::Duration;
+
+use arbitrary::{Result, Unstructured};
+use weir::limit::{KeyHash, RowKey, Rule, RuleId, UnixMillis, Window};
+use weir::replication::codec::{
+    self, Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval,
+};
+use weir::replication::{Generation, ReplicaId};
+
+/// Where every run starts; that of the simulator, whose frames are among the seeds.
+pub const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
+
+/// One step.
+pub enum Op {
+    /// A peer's datagram.
+    Receive(Vec<u8>),
+    /// The last one twice more.
+    Replay,
+    /// Requests at this node.
+    Hits { rule: usize, key: u8, times: u8 },
+    /// These peers live, one a bit.
+    Members(u8),
+    /// Time passes.
+    Advance(Duration),
+    /// The node starts to leave.
+    Leave,
+}
+
+/// Who and what the frames speak of.
+pub struct Peers {
+    pub me: ReplicaId,
+    pub others: Vec<ReplicaId>,
+    rules: Vec<(RuleId, u64)>,
+}
+
+impl Peers {
+    pub fn new(rules: &[Rule]) -> Self {
+        let named = |node: &str, generation| ReplicaId {
+            node: node.parse().expect("a node id"),
+            generation: Generation(generation),
+        };
+        let ids = rules.iter().map(|rule| {
+            let period = rule.windows[0].period;
+            (rule.id(period), period.nominal().as_millis() as u64)
+        });
+        Self {
+            me: named("n0000", 1),
+            // Two lives of one node among them.
+            others: vec![
+                named("n0001", 1),
+                named("n0002", 1),
+                named("n0003", 1),
+                named("n0003", 2),
+                named("z", u64::MAX),
+            ],
+            rules: ids.chain([(RuleId(7), 1_000)]).collect(),
+        }
+    }
+
+    fn any(&self, u: &mut Unstructured<'_>) -> Result<ReplicaId> {
+        let index = usize::from(u.arbitrary::<u8>()?) % (self.others.len() + 1);
+        Ok(self.others.get(index).unwrap_or(&self.me).clone())
+    }
+
+    fn any_or_none(&self, u: &mut Unstructured<'_>) -> Result<Option<ReplicaId>> {
+        if u.arbitrary::<u8>()? % 4 == 0 {
+            self.any(u).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+impl Op {
+    pub fn read(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Self> {
+        if u.is_empty() {
+            return Err(arbitrary::Error::NotEnoughData);
+        }
+        Ok(match u.arbitrary::<u8>()? % 8 {
+            0 => {
+                let length = usize::from(u.arbitrary::<u16>()?).min(u.len());
+                Self::Receive(u.bytes(length)?.to_vec())
+            }
+            1 => Self::Receive(codec::encode(&frame(u, peers, wall, delta)?)),
+            2 => Self::Receive(codec::encode(&frame(u, peers, wall, digest)?)),
+            3 => {
+                let mut bytes = codec::encode(&frame(u, peers, wall, delta)?);
+                let at = usize::from(u.arbitrary::<u16>()?) % bytes.len();
+                bytes[at] ^= u.arbitrary::<u8>()?;
+                Self::Receive(bytes)
+            }
+            4 => Self::Hits {
+                rule: usize::from(u.arbitrary::<bool>()?),
+                key: u.arbitrary()?,
+                times: u.arbitrary::<u8>()? % 32,
+            },
+            5 => match u.arbitrary::<u8>()? {
+                bits @ ..0x80 => Self::Members(bits),
+                0xff => Self::Leave,
+                _ => Self::Replay,
+            },
+            6 => Self::Replay,
+            _ => {
+                let steps = u64::from(u.arbitrary::<u8>()?);
+                let unit = [1, 10, 100, 1_000, 60_000][usize::from(u.arbitrary::<u8>()?) % 5];
+                Self::Advance(Duration::from_millis(steps * unit))
+            }
+        })
+    }
+}
+
+type ReadBody = fn(&mut Unstructured<'_>, &Peers, UnixMillis) -> Result<Body>;
+
+fn frame(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis, body: ReadBody) -> Result<Frame> {
+    Ok(Frame {
+        sender: peers.any(u)?,
+        sent_at: if u.arbitrary()? {
+            wall
+        } else {
+            UnixMillis(u.arbitrary()?)
+        },
+        body: body(u, peers, wall)?,
+    })
+}
+
+/// Mostly small, now and then anything.
+fn version(u: &mut Unstructured<'_>) -> Result<u64> {
+    Ok(match u.arbitrary::<u8>()? {
+        0xff => u.arbitrary()?,
+        0xfe => u64::MAX - u64::from(u.arbitrary::<u8>()?),
+        small => u64::from(small),
+    })
+}
+
+fn interval(u: &mut Unstructured<'_>) -> Result<Interval> {
+    let after = version(u)?.min(u64::MAX - 1);
+    let to = after.saturating_add(version(u)?.max(1));
+    Ok(Interval { after, to })
+}
+
+fn delta(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Body> {
+    let log = peers.any(u)?;
+    let interval = interval(u)?;
+    let later = u.arbitrary::<u8>()?;
+    let rows = u.arbitrary::<u8>()? % 48;
+    Ok(Body::Delta(Delta {
+        log,
+        interval,
+        complete_at: interval.to.saturating_add(u64::from(later.saturating_sub(128))),
+        paused: later % 2 == 1,
+        rows: (0..rows)
+            .map(|_| row(u, peers, interval, wall))
+            .collect::<Result<_>>()?,
+    }))
+}
+
+fn row(u: &mut Unstructured<'_>, peers: &Peers, interval: Interval, wall: UnixMillis) -> Result<DeltaRow> {
+    let length = interval.to - interval.after;
+    let ahead = 1 + version(u)? % length;
+    let (rule, millis) = peers.rules[usize::from(u.arbitrary::<u8>()?) % peers.rules.len()];
+    let start = wall.0 - wall.0 % millis;
+    let start = match u.arbitrary::<u8>()? {
+        0xff => u.arbitrary::<u64>()? / 2,
+        0xf0.. => start + millis,
+        0xe0.. => start.saturating_sub(millis),
+        _ => start,
+    };
+    Ok(DeltaRow {
+        version: interval.after + ahead,
+        subject: peers.any_or_none(u)?,
+        key: RowKey {
+            rule,
+            window: Window {
+                start: UnixMillis(start),
+                end: UnixMillis(start + millis),
+            },
+            key: KeyHash(u128::from(u.arbitrary::<u8>()?)),
+        },
+        count: version(u)?.clamp(1, COUNT_MAX),
+    })
+}
+
+fn digest(u: &mut Unstructured<'_>, peers: &Peers, _wall: UnixMillis) -> Result<Body> {
+    let count = u.arbitrary::<u8>()? % 8;
+    let mut entries = (0..count)
+        .map(|_| {
+            let received = u.arbitrary::<u8>()? % 4;
+            Ok(DigestEntry {
+                log: peers.any(u)?,
+                confirmed: version(u)?,
+                received: (0..received).map(|_| interval(u)).collect::<Result<_>>()?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    entries.sort_by(|a, b| a.log.cmp(&b.log));
+    entries.dedup_by(|a, b| a.log == b.log);
+    Ok(Body::Digest(Digest {
+        wants_reply: u.arbitrary()?,
+        above: peers.any_or_none(u)?,
+        up_to: peers.any_or_none(u)?,
+        entries,
+    }))
+}

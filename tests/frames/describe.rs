@@ -1,0 +1,62 @@
+//! A frame in words that do not follow the code: those of docs/protocol.md.
+
+use serde_json::{Value, json};
+use weir::replication::ReplicaId;
+use weir::replication::codec::{Body, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval};
+
+/// What `frame` says.
+pub(crate) fn describe(frame: &Frame) -> Value {
+    let body = match &frame.body {
+        Body::Delta(delta) => json!({ "delta": describe_delta(delta) }),
+        Body::Digest(digest) => json!({ "digest": describe_digest(digest) }),
+    };
+    json!({ "sender": replica(&frame.sender), "sent_at": frame.sent_at.0, "body": body })
+}
+
+fn describe_delta(delta: &Delta) -> Value {
+    json!({
+        "log": replica(&delta.log),
+        "interval": interval(&delta.interval),
+        "complete_at": delta.complete_at,
+        "paused": delta.paused,
+        "rows": delta.rows.iter().map(row).collect::<Vec<_>>(),
+    })
+}
+
+fn row(row: &DeltaRow) -> Value {
+    let window = row.key.window;
+    json!({
+        "version": row.version,
+        "subject": row.subject.as_ref().map(replica),
+        "rule": format!("{:016x}", row.key.rule.0),
+        "window_start": window.start.0,
+        "window_millis": window.end.0 - window.start.0,
+        "key": format!("{:032x}", row.key.key.0),
+        "count": row.count,
+    })
+}
+
+fn describe_digest(digest: &Digest) -> Value {
+    json!({
+        "wants_reply": digest.wants_reply,
+        "above": digest.above.as_ref().map(replica),
+        "up_to": digest.up_to.as_ref().map(replica),
+        "entries": digest.entries.iter().map(entry).collect::<Vec<_>>(),
+    })
+}
+
+fn entry(entry: &DigestEntry) -> Value {
+    json!({
+        "log": replica(&entry.log),
+        "confirmed": entry.confirmed,
+        "received": entry.received.iter().map(interval).collect::<Vec<_>>(),
+    })
+}
+
+fn interval(interval: &Interval) -> Value {
+    json!({ "after": interval.after, "to": interval.to })
+}
+
+fn replica(replica: &ReplicaId) -> Value {
+    json!({ "node": replica.node.as_str(), "generation": replica.generation.0 })
+}
