@@ -104,6 +104,9 @@ impl Gateway {
             node: config.node_id.clone(),
             generation: generation()?,
         };
+        if config.limits.rules.is_empty() {
+            tracing::warn!("no rules are configured: nothing is limited (set `rules`, or --limit)");
+        }
         let limiter = Arc::new(Limiter::new(
             config.limits.rules.clone(),
             config.sync.mode,

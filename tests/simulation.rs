@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use weir::limit::significance::Significance;
 use weir::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode};
 use weir::replication::ReplicationConfig;
-use weir::sim::{FaultReport, Link, Schedule, World, WorldConfig, run_schedule};
+use weir::sim::{Fault, FaultReport, Link, Schedule, World, WorldConfig, run_schedule};
 
 fn env(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -160,4 +160,73 @@ fn gossip_admits_no_more_than_the_documented_bound_above_the_limit() {
         count < 100 || (exceeded * 4 > count && nearest > 0.5),
         "the worlds hardly try the bound: {exceeded} of {count}, {nearest:.2}"
     );
+}
+
+/// A quiet cluster in which node 0 has admitted one hit of each of `keys` keys, in logs long enough to be
+/// compacted.
+fn with_many_keys(nodes: usize, keys: u64) -> World {
+    let rule = Rule {
+        name: "many".into(),
+        scope: RuleScope::Everything,
+        count_by: CountBy::Ip,
+        windows: vec!["5/year".parse().expect("a valid limit")].into(),
+        hits: Hits::ONE,
+        mode: None,
+    };
+    let mut config = WorldConfig::quiet(nodes, vec![rule], SyncMode::Gossip);
+    config.max_keys = 400_000;
+    config.judge = false;
+    let mut world = World::new(config, 7);
+    world
+        .run_until(Duration::from_secs(2))
+        .expect("nothing is judged");
+    for key in 1..=keys {
+        let key = KeyHash(u128::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+        world.request(0, 0, key, Hits::ONE).expect("nothing is judged");
+    }
+    let settled = world.now() + Duration::from_secs(3);
+    world.run_until(settled).expect("nothing is judged");
+    world
+}
+
+/// Runs until `node` holds `keys` rows and calls itself caught up.
+fn learns(world: &mut World, node: usize, keys: u64) {
+    let deadline = world.now() + Duration::from_secs(60);
+    while !world.replication(node).is_caught_up() || world.replication(node).stats().rows < keys {
+        let stats = world.replication(node).stats();
+        assert!(
+            world.now() < deadline,
+            "after a minute it holds {} of {keys} rows",
+            stats.rows
+        );
+        let next = world.now() + Duration::from_millis(100);
+        world.run_until(next).expect("nothing is judged");
+    }
+    let quiet = world.datagrams_sent();
+    let later = world.now() + Duration::from_secs(2);
+    world.run_until(later).expect("nothing is judged");
+    let chatter = world.datagrams_sent() - quiet;
+    assert!(chatter < 1_000, "{chatter} datagrams in two quiet seconds");
+}
+
+#[test]
+fn a_joiner_learns_more_rows_than_one_answer_or_buffer_holds() {
+    let mut world = with_many_keys(1, 150_000);
+    world.inject(&Fault::Join);
+    learns(&mut world, 1, 150_000);
+    // What is counted afterwards reaches it as well.
+    world
+        .request(0, 0, KeyHash(42), Hits::ONE)
+        .expect("nothing is judged");
+    learns(&mut world, 1, 150_001);
+}
+
+#[test]
+fn a_restarted_node_learns_the_rows_of_its_former_life_from_a_relay() {
+    let mut world = with_many_keys(2, 30_000);
+    world.inject(&Fault::Crash { node: 0 });
+    let gone = world.now() + Duration::from_secs(3);
+    world.run_until(gone).expect("nothing is judged");
+    world.inject(&Fault::Restart { node: 0 });
+    learns(&mut world, 0, 30_000);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::replication::{PeerStatus, ReplicationStats};
 
@@ -67,7 +68,16 @@ impl Readiness {
             self.met_at = Some(now);
         }
         let ready = match self.met_at {
-            Some(met_at) => (self.has_peers && is_caught_up()) || now.saturating_sub(met_at) >= CATCH_UP_MAX,
+            Some(met_at) => {
+                let caught_up = self.has_peers && is_caught_up();
+                let overdue = now.saturating_sub(met_at) >= CATCH_UP_MAX;
+                if overdue && !caught_up {
+                    warn!(
+                        "ready without having caught up with a peer in {CATCH_UP_MAX:?}: some counts are missing"
+                    );
+                }
+                caught_up || overdue
+            }
             None => self.alone || now >= self.join_grace,
         };
         if ready {

@@ -20,6 +20,10 @@ pub const FRAME_BYTES_MAX: usize = 65_536;
 /// Largest own count a row may claim: what the packed counter of a row can hold.
 pub const COUNT_MAX: u64 = (1 << 40) - 1;
 
+/// Newest version a frame may name. A million releases a second reach it in nine years; so far from the end
+/// of the type no arithmetic on versions overflows.
+pub const VERSION_MAX: Version = 1 << 48;
+
 /// Longest window a row may name: a leap year.
 const WINDOW_MILLIS_MAX: u64 = 366 * 86_400_000;
 
@@ -33,6 +37,15 @@ pub struct Interval {
     pub after: Version,
     /// Last version in it.
     pub to: Version,
+}
+
+/// A stretch that was received beyond a claim, and how far the log must be held for it to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Received {
+    /// The stretch.
+    pub interval: Interval,
+    /// See [`Delta::complete_at`].
+    pub complete_at: Version,
 }
 
 /// One datagram's worth of replication.
@@ -105,8 +118,8 @@ pub struct DigestEntry {
     pub log: ReplicaId,
     /// Everything up to here is held.
     pub confirmed: Version,
-    /// Stretches beyond that were received too; only the log's owner may rely on them.
-    pub received: Vec<Interval>,
+    /// Stretches beyond that were received too. Whoever can give all that one asks for may skip it.
+    pub received: Vec<Received>,
 }
 
 /// Why bytes are no frame. Nothing was changed by them.
@@ -197,7 +210,7 @@ struct WireDigest {
 struct WireEntry {
     log: WireReplica,
     confirmed: u64,
-    received: Vec<Interval>,
+    received: Vec<Received>,
 }
 
 /// Most bytes that [`encode`] adds around the rows of a delta that `sender` sends of `log`.
@@ -229,7 +242,7 @@ pub fn row_bytes(ahead: u64, count: u64) -> usize {
 /// Most bytes that `entry` adds to a digest.
 #[must_use]
 pub fn entry_bytes(entry: &DigestEntry) -> usize {
-    replica_bytes(&entry.log) + 9 + 3 + entry.received.len() * 18
+    replica_bytes(&entry.log) + 9 + 3 + entry.received.len() * 27
 }
 
 fn replica_bytes(replica: &ReplicaId) -> usize {
@@ -392,7 +405,7 @@ fn delta_from_wire(wire: WireDelta, sender: &ReplicaId) -> Result<Delta, FrameEr
             .transpose()?
             .unwrap_or_else(|| sender.clone()),
         interval,
-        complete_at: wire.complete_at,
+        complete_at: version_checked(wire.complete_at)?,
         paused: wire.paused,
         rows,
     })
@@ -406,11 +419,11 @@ fn digest_from_wire(wire: WireDigest) -> Result<Digest, FrameError> {
             let received = entry
                 .received
                 .into_iter()
-                .map(interval_checked)
+                .map(received_checked)
                 .collect::<Result<Vec<_>, _>>()?;
             Ok(DigestEntry {
                 log: replica_from_wire(&entry.log)?,
-                confirmed: entry.confirmed,
+                confirmed: version_checked(entry.confirmed)?,
                 received,
             })
         })
@@ -435,11 +448,26 @@ fn replica_from_wire(wire: &WireReplica) -> Result<ReplicaId, FrameError> {
 }
 
 fn interval_checked(interval: Interval) -> Result<Interval, FrameError> {
-    if interval.after < interval.to {
-        Ok(interval)
-    } else {
-        Err(FrameError::Bounds("empty interval"))
+    if interval.after >= interval.to {
+        return Err(FrameError::Bounds("empty interval"));
     }
+    version_checked(interval.to).map(|_| interval)
+}
+
+fn version_checked(version: Version) -> Result<Version, FrameError> {
+    if version <= VERSION_MAX {
+        Ok(version)
+    } else {
+        Err(FrameError::Bounds("version"))
+    }
+}
+
+fn received_checked(received: Received) -> Result<Received, FrameError> {
+    interval_checked(received.interval)?;
+    if received.complete_at < received.interval.to {
+        return Err(FrameError::Bounds("complete before its own end"));
+    }
+    Ok(received)
 }
 
 fn window_checked(start: u64, millis: u64) -> Result<Window, FrameError> {
@@ -492,7 +520,7 @@ mod tests {
         );
         (
             replicas(),
-            0..u64::MAX / 2,
+            0..VERSION_MAX / 2,
             proptest::collection::vec(row, 1..20),
             any::<bool>(),
             0..9_u64,
@@ -525,7 +553,7 @@ mod tests {
 
     fn digests() -> impl Strategy<Value = Digest> {
         let entry = (
-            any::<u64>(),
+            0..VERSION_MAX,
             proptest::collection::vec((0..1_000_u64, 1..9_u64), 0..4),
         );
         let logs = proptest::collection::btree_map(replicas(), entry, 0..10);
@@ -546,9 +574,12 @@ mod tests {
                         confirmed,
                         received: received
                             .into_iter()
-                            .map(|(after, len)| Interval {
-                                after,
-                                to: after + len,
+                            .map(|(after, len)| Received {
+                                interval: Interval {
+                                    after,
+                                    to: after + len,
+                                },
+                                complete_at: after + 2 * len,
                             })
                             .collect(),
                     })

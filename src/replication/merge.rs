@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limit::Now;
+use crate::limit::{Now, UnixMillis};
 
 use super::codec::{Delta, DeltaRow};
 use super::core::Replication;
@@ -30,23 +30,25 @@ impl Replication {
         let Some(origin) = self.origins.get(log) else {
             return;
         };
-        if !origin.progress.has_room(delta.rows.len()) {
-            self.stats.frames_refused += 1;
-            return;
-        }
+        let pending_max = self.counters.capacity() as usize;
+        let claimable = origin
+            .progress
+            .has_room(delta.interval, delta.rows.len(), pending_max);
         let confirmed = origin.progress.confirmed();
         let mut waiting = Vec::with_capacity(delta.rows.len());
         for row in &delta.rows {
             let Some((merged, raised)) = self.merge_row(log, row, now) else {
                 continue;
             };
-            if row.version > confirmed {
+            if claimable && row.version > confirmed {
                 waiting.push((row.version, merged));
             } else if raised {
                 self.hold_loose(log, merged);
             }
         }
-        self.claim(log, delta, waiting);
+        if claimable {
+            self.claim(log, delta, waiting);
+        }
         self.watch_gap(log, sender, now);
         if let Some(peer) = sender.filter(|_| delta.paused) {
             self.send_digest(peer, false, now);
@@ -72,7 +74,7 @@ impl Replication {
             return None;
         }
         let Some(found) = self.find_or_make(log, row, now) else {
-            self.refuse_row(log, row, now, window.end);
+            self.refuse_row(log, row, now, now.wall);
             return None;
         };
         let state = self.rows.get_mut(found)?;
@@ -90,7 +92,14 @@ impl Replication {
                 self.note_unsent(found, &view, now);
             }
         }
-        Some((Waiting { row: found, subject }, merge != Merge::Known))
+        Some((
+            Waiting {
+                row: found,
+                subject,
+                window_end: window.end,
+            },
+            merge != Merge::Known,
+        ))
     }
 
     /// The row in the table, made if its sender has not used up its share: half of the table, so that one
@@ -115,12 +124,12 @@ impl Replication {
         Some(found)
     }
 
-    fn refuse_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now, until: crate::limit::UnixMillis) {
+    fn refuse_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now, retry_at: UnixMillis) {
         self.stats.rows_refused += 1;
         if let Some(origin) = self.origins.get_mut(log) {
             origin.refused += 1;
             if row.key.window.end > now.wall {
-                origin.record_hole(row.version, until);
+                origin.record_hole_until(row.version, row.key.window.end, retry_at);
             }
         }
     }
@@ -129,12 +138,18 @@ impl Replication {
         let Some(origin) = self.origins.get_mut(log) else {
             return;
         };
-        for (version, Waiting { row, subject }) in
-            origin.progress.record(delta.interval, delta.complete_at, waiting)
+        for (
+            version,
+            Waiting {
+                row,
+                subject,
+                window_end,
+            },
+        ) in origin.progress.record(delta.interval, delta.complete_at, waiting)
         {
             let Some(state) = self.rows.get_mut(row) else {
-                // Evicted while it waited. Its window may be over; a hole too many only costs a repair.
-                origin.record_hole(version, delta_window_end(delta));
+                // Evicted, or forgotten after its window, while it waited.
+                origin.record_hole(version, window_end);
                 continue;
             };
             if let Some(peer) = state.peer_mut(subject) {
@@ -211,12 +226,3 @@ impl Replication {
 
 /// Loose rows of one log; above this they are adopted without waiting for the owner to die.
 const LOOSE_MAX: usize = 4096;
-
-fn delta_window_end(delta: &Delta) -> crate::limit::UnixMillis {
-    delta
-        .rows
-        .iter()
-        .map(|row| row.key.window.end)
-        .max()
-        .unwrap_or_default()
-}

@@ -31,6 +31,7 @@ const OFFSET_BUCKET: Duration = Duration::from_secs(10);
 pub(super) struct Waiting {
     pub(super) row: RowRef,
     pub(super) subject: OriginIndex,
+    pub(super) window_end: UnixMillis,
 }
 
 /// Rows of a log that this node could not take in or had to let go.
@@ -40,6 +41,8 @@ pub(super) struct Hole {
     pub(super) at: Version,
     /// When nothing in the hole can matter any more.
     pub(super) until: UnixMillis,
+    /// When asking for it again may help.
+    pub(super) retry_at: UnixMillis,
 }
 
 /// One replica.
@@ -105,9 +108,19 @@ impl Origin {
 
     /// Records that the row at `version` is not held here until `until`.
     pub(super) fn record_hole(&mut self, version: Version, until: UnixMillis) {
-        let hole = self.hole.get_or_insert(Hole { at: version, until });
+        self.record_hole_until(version, until, UnixMillis(0));
+    }
+
+    /// As [`Origin::record_hole`], where asking again is in vain before `retry_at`.
+    pub(super) fn record_hole_until(&mut self, version: Version, until: UnixMillis, retry_at: UnixMillis) {
+        let hole = self.hole.get_or_insert(Hole {
+            at: version,
+            until,
+            retry_at,
+        });
         hole.at = hole.at.min(version);
         hole.until = hole.until.max(until);
+        hole.retry_at = hole.retry_at.max(retry_at);
     }
 
     /// `limit`, or the last version in front of the hole.

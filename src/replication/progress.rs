@@ -10,20 +10,13 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::{Interval, Version};
+use super::codec::{Interval, Received, Version};
 
-/// Received stretches beyond the claim, at most this many; a datagram that would need more is treated as
-/// lost. With one lost datagram in five, a tick of 100 bursts leaves about 20 gaps.
+/// Received stretches beyond the claim, at most this many; a datagram that would need more is merged, but
+/// not claimed. With one lost datagram in five, a tick of 100 bursts leaves about 20 gaps.
 const SEGMENTS_MAX: usize = 256;
 
-/// Rows that wait in received stretches, at most this many a log.
-const PENDING_MAX: usize = 1 << 16;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Segment {
-    interval: Interval,
-    complete_at: Version,
-}
+type Segment = Received;
 
 /// The claim on one log, and what was received beyond it. `T` is what waits at a version.
 #[derive(Debug)]
@@ -49,19 +42,9 @@ impl<T> Progress<T> {
         self.confirmed
     }
 
-    /// What was received beyond the claim, merged where it touches, at most `most` stretches.
-    pub(super) fn received(&self, most: usize) -> Vec<Interval> {
-        let mut merged: Vec<Interval> = Vec::new();
-        for segment in &self.segments {
-            if let Some(last) = merged.last_mut().filter(|last| last.to == segment.interval.after) {
-                last.to = segment.interval.to;
-            } else if merged.len() == most {
-                break;
-            } else {
-                merged.push(segment.interval);
-            }
-        }
-        merged
+    /// What was received beyond the claim, the first `most` stretches.
+    pub(super) fn received(&self, most: usize) -> Vec<Received> {
+        self.segments.iter().take(most).copied().collect()
     }
 
     /// Whether something in front of a received stretch is missing.
@@ -75,9 +58,11 @@ impl<T> Progress<T> {
                 .any(|pair| pair[0].interval.to < pair[1].interval.after)
     }
 
-    /// Whether another stretch with `rows` rows would be taken in.
-    pub(super) fn has_room(&self, rows: usize) -> bool {
-        self.segments.len() + 2 <= SEGMENTS_MAX && self.pending.len() + rows <= PENDING_MAX
+    /// Whether another stretch with `rows` rows would be taken in, with at most `pending_max` rows waiting.
+    /// What continues the claim always is: refusing it could keep the rest waiting for ever.
+    pub(super) fn has_room(&self, interval: Interval, rows: usize, pending_max: usize) -> bool {
+        let fits = self.segments.len() + 2 <= SEGMENTS_MAX && self.pending.len() + rows <= pending_max;
+        fits || interval.after <= self.confirmed
     }
 
     /// Takes in a stretch, what stands in it, and how far the log must be held for it to count. Returns
@@ -205,7 +190,14 @@ mod tests {
         let mut progress = Progress::default();
         assert!(record(&mut progress, 2, 4, 4).is_empty());
         assert!(progress.has_gap());
-        assert_eq!(progress.received(8), [Interval { after: 2, to: 4 }]);
+        let interval = Interval { after: 2, to: 4 };
+        assert_eq!(
+            progress.received(8),
+            [Received {
+                interval,
+                complete_at: 4
+            }]
+        );
         assert_eq!(record(&mut progress, 0, 2, 2), [1, 2, 3, 4]);
         assert_eq!(progress.confirmed(), 4);
         assert!(!progress.has_gap());
@@ -270,7 +262,7 @@ mod tests {
                 prop_assert_eq!(progress.confirmed(), closed);
                 confirmed = progress.confirmed();
                 conditions.retain(|version, _| *version > confirmed);
-                let held: u64 = progress.received(usize::MAX).iter().map(|i| i.to - i.after).sum();
+                let held: u64 = progress.received(usize::MAX).iter().map(|r| r.interval.to - r.interval.after).sum();
                 prop_assert_eq!(held as usize, conditions.len());
             }
         }

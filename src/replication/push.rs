@@ -123,7 +123,7 @@ impl Replication {
         for row in rows {
             self.release_row(row, now.wall);
         }
-        for Waiting { row, subject } in std::mem::take(&mut self.adopted) {
+        for Waiting { row, subject, .. } in std::mem::take(&mut self.adopted) {
             if self
                 .rows
                 .get(row)

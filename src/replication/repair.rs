@@ -10,7 +10,7 @@ use rand::seq::IteratorRandom;
 
 use crate::limit::Now;
 
-use super::codec::{self, Body, Digest, DigestEntry, Interval, Version};
+use super::codec::{self, Body, Digest, DigestEntry, Interval, Received, Version};
 use super::core::Replication;
 use super::id::ReplicaId;
 use super::log::OriginIndex;
@@ -121,7 +121,7 @@ impl Replication {
             let Some(hole) = origin.hole else { continue };
             if hole.until <= now.wall {
                 origin.hole = None;
-            } else if retreat && index != OWN {
+            } else if retreat && hole.retry_at <= now.wall && index != OWN {
                 origin.hole = None;
                 origin.progress.retreat(hole.at.saturating_sub(1));
                 self.retreated = now.monotonic;
@@ -228,7 +228,7 @@ impl Replication {
             if entry.is_some() || is_on_page(digest, &origin.id) {
                 let given = relayable(index, origin);
                 missing.extend(
-                    stretches_missing(index, given, entry)
+                    stretches_missing(given, entry)
                         .into_iter()
                         .map(|gap| (index, gap)),
                 );
@@ -326,22 +326,26 @@ fn relayable(index: OriginIndex, origin: &Origin) -> Version {
     origin.before_hole(held)
 }
 
-/// The stretches of a log up to `given` that a peer lacks by its digest. Only the log's owner may rely on
-/// what the peer received beyond its claim: a relay may hold other places of the same rows.
-fn stretches_missing(index: OriginIndex, given: Version, entry: Option<&DigestEntry>) -> Vec<Interval> {
+/// The stretches of a log up to `given` that a peer lacks by its digest. What it received beyond its claim
+/// is skipped if all that the stretch waits for can be given from here; otherwise it would wait in vain.
+fn stretches_missing(given: Version, entry: Option<&DigestEntry>) -> Vec<Interval> {
     let mut after = entry.map_or(0, |entry| entry.confirmed);
     let mut missing = Vec::new();
-    if index == OWN {
-        let received = entry.into_iter().flat_map(|entry| &entry.received);
-        for received in received.filter(|received| received.to - received.after >= WORTH_SKIPPING) {
-            if after < received.after.min(given) {
-                missing.push(Interval {
-                    after,
-                    to: received.after.min(given),
-                });
-            }
-            after = after.max(received.to);
+    for Received {
+        interval,
+        complete_at,
+    } in entry.into_iter().flat_map(|entry| &entry.received)
+    {
+        if *complete_at > given || interval.to - interval.after < WORTH_SKIPPING {
+            continue;
         }
+        if after < interval.after {
+            missing.push(Interval {
+                after,
+                to: interval.after,
+            });
+        }
+        after = after.max(interval.to);
     }
     if after < given {
         missing.push(Interval { after, to: given });

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use weir::replication::ReplicaId;
-use weir::replication::codec::{Body, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval};
+use weir::replication::codec::{Body, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval, Received};
 
 /// What `frame` says.
 pub(crate) fn describe(frame: &Frame) -> Value {
@@ -49,8 +49,12 @@ fn entry(entry: &DigestEntry) -> Value {
     json!({
         "log": replica(&entry.log),
         "confirmed": entry.confirmed,
-        "received": entry.received.iter().map(interval).collect::<Vec<_>>(),
+        "received": entry.received.iter().map(received).collect::<Vec<_>>(),
     })
+}
+
+fn received(received: &Received) -> Value {
+    json!({ "interval": interval(&received.interval), "complete_at": received.complete_at })
 }
 
 fn interval(interval: &Interval) -> Value {
