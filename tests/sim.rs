@@ -53,7 +53,7 @@ fn a_seed_repeats_a_run_and_another_seed_does_not() {
 
 #[test]
 fn zipf_gives_its_first_client_more_than_even_does() {
-    // Five clients over their limit admit less of the same offer than fifty below it.
+    // Evenly, each of fifty asks twenty times of a hundred; by Zipf, the first asks more than two hundred times.
     let [even, zipf] =
         ["even", "zipf"].map(|pattern| report(&format!("{SMALL} --clients 50 --pattern {pattern}")));
     assert_eq!(even["admitted"], even["offered"], "{even}");
