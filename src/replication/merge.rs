@@ -166,18 +166,16 @@ impl Replication {
         self.compact(log);
     }
 
-    /// A live owner is asked soon for what is missing; of a dead one, what has no place in a claimed
-    /// stretch is adopted at once.
+    /// A live owner is asked soon for what is missing.
     fn watch_gap(&mut self, log: OriginIndex, sender: Option<OriginIndex>, now: Now) {
         let few = self.peers.len() <= self.config.push_fanout;
         let Some(origin) = self.origins.get_mut(log) else {
             return;
         };
-        if !origin.is_live() {
-            self.adopt(log);
-        } else if !origin.progress.has_gap() {
+        origin.last_delta = now.monotonic;
+        if !origin.progress.has_gap() {
             origin.gap_at = None;
-        } else if few && sender == Some(log) && origin.gap_at.is_none() {
+        } else if few && origin.is_live() && sender == Some(log) && origin.gap_at.is_none() {
             origin.gap_at = Some(now.monotonic + GAP_PATIENCE);
         }
     }
@@ -212,6 +210,24 @@ impl Replication {
         }
     }
 
+    /// Adopts what dead replicas left behind and no relay has gone on with for a while: late frames of
+    /// theirs, or the beginning of a repair whose relay died as well.
+    pub(super) fn adopt_orphans(&mut self, now: Now) {
+        let orphaned: Vec<_> = self
+            .origins
+            .sorted()
+            .filter(|(index, origin)| {
+                let waits = origin.progress.has_pending() || !origin.loose.is_empty();
+                let quiet = origin.last_delta + ORPHANED_AFTER <= now.monotonic;
+                *index != OWN && !origin.is_live() && waits && quiet
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for log in orphaned {
+            self.adopt(log);
+        }
+    }
+
     fn adopt(&mut self, log: OriginIndex) {
         if let Some(origin) = self.origins.get_mut(log) {
             let orphans = origin
@@ -223,6 +239,9 @@ impl Replication {
         }
     }
 }
+
+/// Relays answer every tick: one that has said nothing of a dead log for so long has nothing to add.
+const ORPHANED_AFTER: Duration = Duration::from_secs(1);
 
 /// Loose rows of one log; above this they are adopted without waiting for the owner to die.
 const LOOSE_MAX: usize = 4096;

@@ -64,6 +64,8 @@ pub(super) struct Origin {
     pub(super) address: Option<SocketAddr>,
     pub(super) live_until: Option<Duration>,
     pub(super) last_heard: Option<Duration>,
+    /// When the last delta of its log came, from whomever.
+    pub(super) last_delta: Duration,
     pub(super) offset: ClockOffset,
     /// Rows that carry a count of it.
     pub(super) rows: usize,
@@ -91,6 +93,7 @@ impl Origin {
             address: None,
             live_until: None,
             last_heard: None,
+            last_delta: Duration::ZERO,
             offset: ClockOffset::default(),
             rows: 0,
             created: 0,

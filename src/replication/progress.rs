@@ -96,6 +96,11 @@ impl<T> Progress<T> {
         }
     }
 
+    /// Whether rows wait beyond the claim.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Gives up all that was received beyond the claim, and returns what waited there.
     pub(super) fn take_pending(&mut self) -> Vec<T> {
         self.segments.clear();

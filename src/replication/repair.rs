@@ -39,6 +39,7 @@ const RETREAT_GAP: Duration = Duration::from_secs(1);
 impl Replication {
     /// Everything that happens once a tick.
     pub(super) fn tick(&mut self, now: Now) {
+        self.adopt_orphans(now);
         self.flush_dirty(now);
         self.exchange_digests(now);
         self.mend_holes(now);
