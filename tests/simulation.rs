@@ -80,7 +80,9 @@ impl Bounded {
             name: "bounded".into(),
             scope: RuleScope::Everything,
             count_by: CountBy::Ip,
-            windows: [format!("{limit}/hour").parse().unwrap()].as_slice().into(),
+            windows: [format!("{limit}/hour").parse().expect("a valid limit")]
+                .as_slice()
+                .into(),
             hits: Hits::ONE,
             mode: None,
         };
@@ -124,13 +126,17 @@ impl Bounded {
     /// Offers twice the limit, and says what was admitted above it.
     fn excess(&self, rng: &mut SmallRng, seed: u64) -> u64 {
         let mut world = World::new(self.world.clone(), seed);
-        world.run_until(Duration::from_secs(1)).unwrap();
+        world
+            .run_until(Duration::from_secs(1))
+            .expect("the invariants hold");
         let begun = world.now();
         for request in 0..self.limit * 2 {
             let at = begun + Duration::from_secs_f64(request as f64 / self.rate);
-            world.run_until(at).unwrap();
+            world.run_until(at).expect("the invariants hold");
             let node = rng.random_range(0..self.world.nodes);
-            world.request(node, 0, KeyHash(1), Hits::ONE).unwrap();
+            world
+                .request(node, 0, KeyHash(1), Hits::ONE)
+                .expect("the invariants hold");
         }
         world.oracle.total.saturating_sub(self.limit)
     }
