@@ -633,7 +633,7 @@ mod tests {
         }
     }
 
-    fn delta_of_two_rows(versions: [u64; 2]) -> Frame {
+    fn delta_of_three_rows(versions: [u64; 2]) -> Frame {
         let replica = ReplicaId {
             node: "a".parse().expect("valid"),
             generation: Generation(1),
@@ -668,8 +668,8 @@ mod tests {
 
     #[test]
     fn a_row_in_front_of_its_interval_is_refused() {
-        assert!(decode(&encode(&delta_of_two_rows([5, 9]))).is_ok());
-        let refused = decode(&encode(&delta_of_two_rows([4, 9])));
+        assert!(decode(&encode(&delta_of_three_rows([5, 9]))).is_ok());
+        let refused = decode(&encode(&delta_of_three_rows([4, 9])));
         assert!(matches!(
             refused,
             Err(FrameError::Bounds("row outside its interval"))
@@ -678,7 +678,7 @@ mod tests {
 
     #[test]
     fn rows_that_claim_one_version_read_back_as_they_were_read() {
-        let read = decode(&encode(&delta_of_two_rows([5, 6]))).expect("decodes");
+        let read = decode(&encode(&delta_of_three_rows([5, 6]))).expect("decodes");
         assert_eq!(decode(&encode(&read)).expect("decodes"), read);
     }
 
