@@ -37,12 +37,12 @@ impl Replication {
         let confirmed = origin.progress.confirmed();
         let mut waiting = Vec::with_capacity(delta.rows.len());
         for row in &delta.rows {
-            let Some((merged, raised)) = self.merge_row(log, row, now) else {
+            let Some(merged) = self.merge_row(log, row, now) else {
                 continue;
             };
             if claimable && row.version > confirmed {
                 waiting.push((row.version, merged));
-            } else if raised {
+            } else if merged.raised {
                 self.hold_loose(log, merged);
             }
         }
@@ -57,7 +57,7 @@ impl Replication {
     }
 
     /// Merges one row into the table. `None` when nothing is held of it: refused, or its window is over.
-    fn merge_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now) -> Option<(Waiting, bool)> {
+    fn merge_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now) -> Option<Waiting> {
         let window = row.key.window;
         if window.end <= now.wall.minus(self.config.grace) {
             return None;
@@ -92,14 +92,12 @@ impl Replication {
                 self.note_unsent(found, &view, now);
             }
         }
-        Some((
-            Waiting {
-                row: found,
-                subject,
-                window_end: window.end,
-            },
-            merge != Merge::Known,
-        ))
+        Some(Waiting {
+            row: found,
+            subject,
+            window_end: window.end,
+            raised: merge != Merge::Known,
+        })
     }
 
     /// The row in the table, made if its sender has not used up its share: half of the table, so that one
@@ -144,8 +142,11 @@ impl Replication {
                 row,
                 subject,
                 window_end,
+                ..
             },
-        ) in origin.progress.record(delta.interval, delta.complete_at, waiting)
+        ) in origin
+            .progress
+            .record(delta.interval, delta.complete_at, waiting, Waiting::join)
         {
             let Some(state) = self.rows.get_mut(row) else {
                 // Evicted, or forgotten after its window, while it waited.
@@ -230,12 +231,12 @@ impl Replication {
 
     fn adopt(&mut self, log: OriginIndex) {
         if let Some(origin) = self.origins.get_mut(log) {
-            let orphans = origin
+            let pending = origin
                 .progress
                 .take_pending()
                 .into_iter()
-                .chain(origin.loose.drain(..));
-            self.adopted.extend(orphans);
+                .filter(|waiting| waiting.raised);
+            self.adopted.extend(pending.chain(origin.loose.drain(..)));
         }
     }
 }

@@ -32,6 +32,18 @@ pub(super) struct Waiting {
     pub(super) row: RowRef,
     pub(super) subject: OriginIndex,
     pub(super) window_end: UnixMillis,
+    /// Its count rose when it came. Otherwise it was held before, and whatever covers it since still does.
+    pub(super) raised: bool,
+}
+
+impl Waiting {
+    /// The same place received twice.
+    pub(super) fn join(self, newer: Self) -> Self {
+        Self {
+            raised: self.raised || newer.raised,
+            ..newer
+        }
+    }
 }
 
 /// Rows of a log that this node could not take in or had to let go.

@@ -65,17 +65,24 @@ impl<T> Progress<T> {
         fits || interval.after <= self.confirmed
     }
 
-    /// Takes in a stretch, what stands in it, and how far the log must be held for it to count. Returns
+    /// Takes in a stretch, what stands in it, and how far the log must be held for it to count; `join`s what
+    /// already waits at a version with what comes for it. Returns
     /// what has become part of the claim, ascending.
     pub(super) fn record(
         &mut self,
         interval: Interval,
         complete_at: Version,
         rows: impl IntoIterator<Item = (Version, T)>,
+        join: impl Fn(T, T) -> T,
     ) -> Vec<(Version, T)> {
         let confirmed = self.confirmed;
-        self.pending
-            .extend(rows.into_iter().filter(|(version, _)| *version > confirmed));
+        for (version, row) in rows.into_iter().filter(|(version, _)| *version > confirmed) {
+            let row = match self.pending.remove(&version) {
+                Some(known) => join(known, row),
+                None => row,
+            };
+            self.pending.insert(version, row);
+        }
         if interval.to > confirmed {
             let clipped = Interval {
                 after: interval.after.max(confirmed),
@@ -186,7 +193,7 @@ mod tests {
 
     fn record(progress: &mut Progress<u64>, after: u64, to: u64, complete_at: u64) -> Vec<u64> {
         let rows = (after + 1..=to).map(|version| (version, version));
-        let applied = progress.record(Interval { after, to }, complete_at, rows);
+        let applied = progress.record(Interval { after, to }, complete_at, rows, |_, new| new);
         applied.into_iter().map(|(version, _)| version).collect()
     }
 
@@ -218,6 +225,7 @@ mod tests {
             },
             u64::MAX,
             [(3, "a"), (u64::MAX, "b")],
+            |_, new| new,
         );
         assert_eq!(claimed, [(3, "a"), (u64::MAX, "b")]);
         assert!(progress.take_pending().is_empty());
