@@ -20,7 +20,7 @@ use weir::cluster::keyring::Keyring;
 use weir::cluster::seal::Envelope;
 use weir::limit::significance::Significance;
 use weir::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Now, Rule, RuleScope, SyncMode, UnixMillis};
-use weir::replication::codec::{Body, FRAME_VERSION, Frame, decode};
+use weir::replication::codec::{Body, Delta, FRAME_VERSION, Frame, decode};
 use weir::replication::{Generation, ReplicaId, Replication, ReplicationConfig};
 
 /// That of the fuzz target `replication`, so that the rows of the seeds are in time there.
@@ -28,6 +28,8 @@ const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
 /// The keys of the fuzz target `envelope`.
 const RING: &str =
     "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\nCAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=\n";
+/// That of the fuzz target `replication`.
+const SPREAD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 /// Captures of one kind of frame.
 const PER_KIND: usize = 2;
 /// Largest seed of a session: what the fuzz targets take in.
@@ -106,6 +108,9 @@ impl Virtual {
             }
             self.gossip(3, 3);
         }
+        // It is told of small logs, several in a frame.
+        self.join(3);
+        self.gossip(5, 0);
         // Enough rows, released twice, for logs to be compacted.
         for round in 0..2 {
             for key in 1_000..4_000 {
@@ -114,14 +119,17 @@ impl Virtual {
             }
             self.gossip(6, 7);
         }
-        for key in 0..40 {
-            self.hit(2, key, 15);
+        // One datagram in two is lost when it dies: what came behind a gap is adopted by those that hold it.
+        for round in 0..4 {
+            for key in 0..40 {
+                self.hit(2, 100 + 40 * round + key, 15);
+            }
+            self.gossip(1, 2);
         }
-        self.gossip(1, 2);
         self.members[2].alive = false;
         self.announce();
         self.gossip(12, 4);
-        self.join(3);
+        self.join(4);
         self.gossip(40, 0);
     }
 
@@ -181,7 +189,8 @@ impl Virtual {
         for rule in 0..2 {
             let charge = Charge {
                 rule,
-                key: KeyHash(key),
+                // The table expects keys spread as a hash spreads them.
+                key: KeyHash(key.wrapping_mul(SPREAD)),
                 hits: Hits::ONE,
             };
             for _ in 0..times {
@@ -279,21 +288,28 @@ fn address(index: usize) -> SocketAddr {
 
 fn kind(frame: &Frame) -> String {
     let traits: Vec<(&str, bool)> = match &frame.body {
-        Body::Delta(delta) => vec![
-            ("delta", true),
-            ("relayed", delta.log != frame.sender),
-            ("adopted", delta.rows.iter().any(|row| row.subject.is_some())),
-            ("paused", delta.paused),
-            ("incomplete", delta.complete_at > delta.interval.to),
-            ("empty", delta.rows.is_empty()),
-            (
-                "mixed",
+        Body::Deltas(deltas) => {
+            let any = |holds: &dyn Fn(&Delta) -> bool| deltas.iter().any(holds);
+            let rules_differ = |delta: &Delta| {
                 delta
                     .rows
                     .windows(2)
-                    .any(|two| two[0].key.rule != two[1].key.rule),
-            ),
-        ],
+                    .any(|two| two[0].key.rule != two[1].key.rule)
+            };
+            vec![
+                ("delta", true),
+                ("several", deltas.len() > 1),
+                ("relayed", any(&|delta| delta.log != frame.sender)),
+                (
+                    "adopted",
+                    any(&|delta| delta.rows.iter().any(|row| row.subject.is_some())),
+                ),
+                ("paused", any(&|delta| delta.paused)),
+                ("incomplete", any(&|delta| delta.complete_at > delta.interval.to)),
+                ("empty", any(&|delta| delta.rows.is_empty())),
+                ("mixed", any(&rules_differ)),
+            ]
+        }
         Body::Digest(digest) => vec![
             ("digest", true),
             ("asking", digest.wants_reply),

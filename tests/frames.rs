@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use weir::replication::FrameError;
-use weir::replication::codec::{Body, FRAME_VERSION, Frame, decode, encode};
+use weir::replication::codec::{Body, Delta, FRAME_VERSION, FRAME_VERSION_MIN, Frame, decode, encode_as};
 
 use describe::describe;
 
@@ -30,67 +30,99 @@ fn expect_frame(path: &Path, bytes: &[u8]) -> Frame {
     decode(bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+fn versions() -> impl Iterator<Item = u8> {
+    FRAME_VERSION_MIN..=FRAME_VERSION
+}
+
 #[test]
-fn every_captured_frame_of_version_1_still_says_what_it_said() {
-    for (path, bytes) in captured(1) {
-        assert_eq!(bytes.first(), Some(&1), "{}", path.display());
+fn every_captured_frame_still_says_what_it_said() {
+    for (version, (path, bytes)) in versions().flat_map(|v| captured(v).into_iter().map(move |c| (v, c))) {
+        assert_eq!(bytes.first(), Some(&version), "{}", path.display());
         let frame = expect_frame(&path, &bytes);
         let said = fs::read_to_string(path.with_extension("json")).expect("each capture has its text");
         let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
         assert_eq!(describe(&frame), said, "{}", path.display());
-        assert_eq!(expect_frame(&path, &encode(&frame)), frame, "{}", path.display());
+        assert_eq!(
+            expect_frame(&path, &encode_as(&frame, version).expect("it came as one")),
+            frame,
+            "{}",
+            path.display()
+        );
     }
 }
 
 #[test]
-fn the_captures_of_version_1_hold_the_parts_of_the_protocol_listed_here() {
-    let mut missing = vec![
-        "own log",
-        "relayed log",
-        "subject",
-        "incomplete",
-        "groups",
-        "reply wanted",
-        "single log",
-        "received",
-    ];
-    let mut seen = |part: &str, happened: bool| missing.retain(|missing| !(happened && *missing == part));
-    for (path, bytes) in captured(1) {
-        let frame = expect_frame(&path, &bytes);
-        match &frame.body {
-            Body::Delta(delta) => {
-                seen("own log", delta.log == frame.sender);
-                seen("relayed log", delta.log != frame.sender);
-                seen("subject", delta.rows.iter().any(|row| row.subject.is_some()));
-                seen("incomplete", delta.complete_at > delta.interval.to);
-                seen(
-                    "groups",
-                    delta
-                        .rows
-                        .windows(2)
-                        .any(|two| two[0].key.rule != two[1].key.rule),
-                );
-            }
-            Body::Digest(digest) => {
-                seen("reply wanted", digest.wants_reply);
-                seen(
-                    "single log",
-                    digest.above.is_some() && digest.above == digest.up_to,
-                );
-                seen(
-                    "received",
-                    digest.entries.iter().any(|entry| !entry.received.is_empty()),
-                );
-            }
+fn the_captures_of_each_version_hold_the_parts_of_the_protocol_listed_here() {
+    for version in versions() {
+        let mut missing = vec![
+            "own log",
+            "relayed log",
+            "subject",
+            "incomplete",
+            "groups",
+            "reply wanted",
+            "single log",
+            "received",
+        ];
+        if version > 1 {
+            missing.push("several logs");
         }
+        for (path, bytes) in captured(version) {
+            let shown = parts(&expect_frame(&path, &bytes));
+            missing.retain(|part| !shown.contains(part));
+        }
+        assert!(
+            missing.is_empty(),
+            "no capture of version {version} shows {missing:?}"
+        );
     }
-    assert!(missing.is_empty(), "no capture shows {missing:?}");
+}
+
+fn parts(frame: &Frame) -> Vec<&'static str> {
+    let parts = match &frame.body {
+        Body::Deltas(deltas) => {
+            let any = |holds: &dyn Fn(&Delta) -> bool| deltas.iter().any(holds);
+            let rules_differ = |delta: &Delta| {
+                delta
+                    .rows
+                    .windows(2)
+                    .any(|two| two[0].key.rule != two[1].key.rule)
+            };
+            vec![
+                ("own log", any(&|delta| delta.log == frame.sender)),
+                ("relayed log", any(&|delta| delta.log != frame.sender)),
+                (
+                    "subject",
+                    any(&|delta| delta.rows.iter().any(|row| row.subject.is_some())),
+                ),
+                ("incomplete", any(&|delta| delta.complete_at > delta.interval.to)),
+                ("groups", any(&rules_differ)),
+                ("several logs", deltas.len() > 1),
+            ]
+        }
+        Body::Digest(digest) => vec![
+            ("reply wanted", digest.wants_reply),
+            (
+                "single log",
+                digest.above.is_some() && digest.above == digest.up_to,
+            ),
+            (
+                "received",
+                digest.entries.iter().any(|entry| !entry.received.is_empty()),
+            ),
+        ],
+    };
+    parts
+        .into_iter()
+        .filter(|(_, shown)| *shown)
+        .map(|(part, _)| part)
+        .collect()
 }
 
 #[test]
 fn a_frame_of_an_unknown_version_is_refused_by_its_first_byte() {
     for (path, mut bytes) in captured(1) {
-        for version in (0..=u8::MAX).filter(|version| !(1..=FRAME_VERSION).contains(version)) {
+        for version in (0..=u8::MAX).filter(|version| !versions().any(|known| known == *version)) {
             bytes[0] = version;
             let refused = decode(&bytes);
             assert!(

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::replication::codec::{Body, COUNT_MAX, Frame, decode, encode};
+use weir::replication::codec::{Body, COUNT_MAX, Delta, Frame, decode, encode};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(frame) = decode(bytes) else { return };
@@ -16,20 +16,25 @@ fuzz_target!(|bytes: &[u8]| {
 /// What the rest of the node relies on without another look.
 fn assert_within_bounds(frame: &Frame) {
     match &frame.body {
-        Body::Delta(delta) => {
-            let interval = delta.interval;
-            assert!(interval.after < interval.to && interval.to <= delta.complete_at);
-            assert!(delta.rows.is_sorted_by_key(|row| row.version));
-            for row in &delta.rows {
-                assert!(interval.after < row.version && row.version <= interval.to);
-                assert!((1..=COUNT_MAX).contains(&row.count));
-                assert!(row.key.window.start < row.key.window.end);
-            }
+        Body::Deltas(deltas) => {
+            assert!(!deltas.is_empty());
+            deltas.iter().for_each(assert_delta_within_bounds);
         }
         Body::Digest(digest) => {
             assert!(digest.entries.is_sorted_by(|a, b| a.log < b.log));
             let mut received = digest.entries.iter().flat_map(|entry| &entry.received);
-            assert!(received.all(|interval| interval.after < interval.to));
+            assert!(received.all(|received| received.interval.after < received.interval.to));
         }
+    }
+}
+
+fn assert_delta_within_bounds(delta: &Delta) {
+    let interval = delta.interval;
+    assert!(interval.after < interval.to && interval.to <= delta.complete_at);
+    assert!(delta.rows.is_sorted_by_key(|row| row.version));
+    for row in &delta.rows {
+        assert!(interval.after < row.version && row.version <= interval.to);
+        assert!((1..=COUNT_MAX).contains(&row.count));
+        assert!(row.key.window.start < row.key.window.end);
     }
 }

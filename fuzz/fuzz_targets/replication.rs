@@ -17,9 +17,7 @@ use arbitrary::Unstructured;
 use input::{Op, Peers};
 use libfuzzer_sys::fuzz_target;
 use weir::limit::significance::Significance;
-use weir::limit::{
-    Charge, CountBy, Hits, KeyHash, Limiter, Now, RowRef, Rule, RuleScope, SyncMode, UnixMillis,
-};
+use weir::limit::{Charge, CountBy, Hits, Limiter, Now, RowRef, Rule, RuleScope, SyncMode, UnixMillis};
 use weir::replication::codec::{self, Body};
 use weir::replication::{Replication, ReplicationConfig};
 use weir_fuzz::{Counting, live_bytes};
@@ -113,7 +111,7 @@ impl Node {
     fn hit(&mut self, rule: usize, key: u8, times: u8) {
         let charge = Charge {
             rule,
-            key: KeyHash(u128::from(key)),
+            key: input::key(key),
             hits: Hits::ONE,
         };
         for _ in 0..times {
@@ -180,10 +178,10 @@ impl Node {
             let frame = codec::decode(&transmit.payload).expect("own frames decode");
             assert_eq!(frame.sender, self.peers.me);
             assert!(transmit.payload.len() <= ReplicationConfig::default().frame_bytes_max);
-            if let Body::Delta(delta) = frame.body
-                && delta.log == self.peers.me
-            {
-                self.own_top = self.own_top.max(delta.interval.to);
+            if let Body::Deltas(deltas) = frame.body {
+                let own = deltas.iter().filter(|delta| delta.log == self.peers.me);
+                let top = own.map(|delta| delta.interval.to).max();
+                self.own_top = self.own_top.max(top.unwrap_or_default());
             }
         }
         panic!("more than {most} datagrams after one step");

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crdts::GCounter;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
 use siphasher::sip::SipHasher24;
 
 use crate::limit::significance::Significance;
 use crate::limit::{Counters, Now, RowRef};
 
-use super::codec::{self, Body, FrameError, Version};
+use super::codec::{self, Body, FRAME_VERSION, FRAME_VERSION_MIN, FrameError, Version};
 use super::id::ReplicaId;
+use super::log::OriginIndex;
 use super::origin::{OWN, Origins, Waiting};
 use super::pacing::Pacer;
 use super::row::{Rows, g_counter};
@@ -44,10 +46,13 @@ pub struct ReplicationConfig {
     /// Bursts that may leave at once after a quiet time. 16 lets a client that asks one node after the
     /// other see exact counts up to the limit.
     pub bursts: u32,
-    /// Above this many peers a push goes to so many of them, always the same, and digests carry the rest.
+    /// Above this many peers what is not due goes to so many of them, always the same, and digests carry the
+    /// rest; what is due goes to all, in bursts so much further apart as there are more peers.
     pub push_fanout: usize,
     /// Peers that are sent a digest each tick.
     pub digest_fanout: usize,
+    /// Most pages of such a digest; the next tick goes on where it stopped. Four speak of some 150 logs.
+    pub digest_pages: usize,
     /// Most repair frames a second: feeds a joiner without starving the others.
     pub repair_frames_per_second: u32,
 }
@@ -65,6 +70,7 @@ impl Default for ReplicationConfig {
             bursts: 16,
             push_fanout: 32,
             digest_fanout: 3,
+            digest_pages: 4,
             repair_frames_per_second: 4_000,
         }
     }
@@ -155,6 +161,14 @@ pub struct Replication {
     pub(super) bursts: Pacer,
     pub(super) repairs: Pacer,
     pub(super) next_tick: Duration,
+    /// The earliest time at which a gap may have to be asked for.
+    pub(super) next_gap: Option<Duration>,
+    /// How many replicas share the limits, as of the last tick or change of membership.
+    pub(super) sharing: u32,
+    /// The version of the frames that are sent.
+    pub(super) frame_version: u8,
+    /// Where the next digest begins: above the log of this replica.
+    pub(super) digest_cursor: Option<ReplicaId>,
     pub(super) backlog: bool,
     pub(super) leaving: bool,
     pub(super) catch_up: CatchUp,
@@ -182,6 +196,10 @@ impl Replication {
             bursts: Pacer::new(config.coalesce, config.bursts),
             repairs: Pacer::new(frame_time, config.repair_frames_per_second / 10),
             next_tick: Duration::ZERO,
+            next_gap: None,
+            sharing: 1,
+            frame_version: FRAME_VERSION,
+            digest_cursor: None,
             backlog: false,
             leaving: false,
             catch_up: CatchUp::default(),
@@ -194,7 +212,7 @@ impl Replication {
     /// Membership changed: these are the other live replicas now. Rows of replicas that vanish stay
     /// until their windows end.
     pub fn handle_membership(&mut self, live: &[(ReplicaId, SocketAddr)], now: Now) {
-        let replicas = self.replicas(now);
+        let replicas = self.replicas();
         let living: BTreeMap<&ReplicaId, SocketAddr> = live.iter().map(|(id, at)| (id, *at)).collect();
         let known: Vec<_> = self
             .origins
@@ -224,14 +242,50 @@ impl Replication {
             .filter_map(|(_, origin)| origin.address)
             .collect();
         self.push_to = self.nearest_peers(self.config.push_fanout);
-        for index in fresh {
-            self.send_digest(index, true, now);
-        }
-        if self.replicas(now) > replicas {
+        self.greet(fresh, now);
+        let crowd = u32::try_from(self.peers.len() / self.config.push_fanout.max(1)).unwrap_or(u32::MAX);
+        self.bursts.set_interval(self.config.coalesce * crowd.max(1));
+        self.count_sharing(now);
+        if self.replicas() > replicas {
             // Each may hold back less now.
             self.rows.review_all();
             self.backlog = true;
         }
+    }
+
+    /// Sends digests to peers that have just appeared: to so few that a newcomer hears from a handful of
+    /// nodes, and not from all of a large cluster at once. It asks by itself what nobody tells it.
+    fn greet(&mut self, fresh: Vec<OriginIndex>, now: Now) {
+        let few = self.config.digest_fanout.max(1);
+        let others = self.peers.len() - fresh.len();
+        let greets = others < few || self.rng.random_ratio(few as u32, others as u32);
+        let chosen = fresh.into_iter().filter(|_| greets);
+        for index in chosen.choose_multiple(&mut self.rng, few) {
+            self.send_digest(index, true, now);
+        }
+    }
+
+    /// Counts anew how many replicas share the limits.
+    pub(super) fn count_sharing(&mut self, now: Now) {
+        self.sharing = u32::try_from(self.origins.sharing(now.monotonic)).unwrap_or(u32::MAX);
+    }
+
+    /// Sets the version of the frames sent from here on: the newest that every live peer understands.
+    /// Outside of what this node speaks, the nearest that it does.
+    pub fn set_frame_version(&mut self, version: u8) {
+        self.frame_version = version.clamp(FRAME_VERSION_MIN, FRAME_VERSION);
+    }
+
+    /// The version of the frames sent.
+    #[must_use]
+    pub fn frame_version(&self) -> u8 {
+        self.frame_version
+    }
+
+    /// Bytes that the deltas of one frame may take.
+    pub(super) fn delta_room(&self) -> usize {
+        let around = codec::frame_bytes(&self.origins.own().id);
+        self.config.frame_bytes_max.saturating_sub(around)
     }
 
     /// The `most` live peers that rank first for this node by rendezvous hash (Thaler and Ravishankar
@@ -273,7 +327,12 @@ impl Replication {
             origin.offset.sample(frame.sent_at, now);
         }
         match frame.body {
-            Body::Delta(delta) => self.handle_delta(sender, &delta, now),
+            Body::Deltas(deltas) => {
+                for delta in &deltas {
+                    self.handle_delta(sender, delta, now);
+                }
+                self.check_caught_up();
+            }
             Body::Digest(digest) => self.handle_digest(&frame.sender, sender, &digest, now),
         }
         self.flush_due(now);
@@ -303,7 +362,7 @@ impl Replication {
         self.take_changes(now);
         self.leaving = true;
         let unsent: Vec<RowRef> = self.rows.all().collect();
-        self.release(unsent, now);
+        self.release(unsent, &Arc::clone(&self.peers), now);
         self.next_tick = now.monotonic;
     }
 
@@ -318,9 +377,8 @@ impl Replication {
     #[must_use]
     pub fn poll_timeout(&self) -> Duration {
         let due = (!self.due.is_empty() || !self.adopted.is_empty()).then(|| self.bursts.ready_at());
-        let gap = self.origins.live().filter_map(|(_, origin)| origin.gap_at).min();
         let backlog = self.backlog.then_some(Duration::ZERO);
-        [due, gap, backlog]
+        [due, self.next_gap, backlog]
             .into_iter()
             .flatten()
             .min()
@@ -348,11 +406,11 @@ impl Replication {
         !unsent && self.origins.live().all(|(_, origin)| origin.acknowledged >= top)
     }
 
-    /// How many replicas share the limits now: live, recently live, and at least the configured minimum.
+    /// How many replicas share the limits: live, recently live (looked at every tick), and at least the
+    /// configured minimum.
     #[must_use]
-    pub fn replicas(&self, now: Now) -> u32 {
-        let sharing = u32::try_from(self.origins.sharing(now.monotonic)).unwrap_or(u32::MAX);
-        sharing.max(self.config.min_replicas)
+    pub fn replicas(&self) -> u32 {
+        self.sharing.max(self.config.min_replicas)
     }
 
     /// The peers as seen from here, live first, in the order of their ids.

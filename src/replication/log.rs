@@ -2,20 +2,73 @@
 
 use std::collections::VecDeque;
 
+use crate::limit::{RowRef, UnixMillis};
+
 use super::codec::Version;
 
 /// Index of a replica in [`super::origin::Origins`]; small, so that a row stays small. 0 is this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct OriginIndex(pub(super) u16);
 
-/// One place of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One place of a log: which row stands there, and whose count of it.
+///
+/// Packed, since a node holds one for every row of every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(4))]
 pub(super) struct LogEntry {
-    pub(super) version: Version,
+    version: Version,
+    slot: u32,
+    /// The second in which the row's window has ended at the latest.
+    ended_by: u32,
+    /// The low bits of the row's epoch.
+    tenancy: u16,
+    subject: OriginIndex,
+}
+
+impl LogEntry {
+    /// `row`, whose window ends at `window_end`, with the count of `subject`: the log's owner, or a dead
+    /// replica whose row the owner adopted.
+    pub(super) fn new(version: Version, row: RowRef, window_end: UnixMillis, subject: OriginIndex) -> Self {
+        Self {
+            version,
+            slot: row.slot,
+            ended_by: u32::try_from(window_end.0.div_ceil(1_000)).unwrap_or(u32::MAX),
+            tenancy: tenancy(row),
+            subject,
+        }
+    }
+
+    pub(super) fn version(self) -> Version {
+        self.version
+    }
+
     /// The row's slot in the counter table.
-    pub(super) slot: u32,
-    /// Whose count stands here: the log's owner, or a dead replica whose row the owner adopted.
-    pub(super) subject: OriginIndex,
+    pub(super) fn slot(self) -> u32 {
+        self.slot
+    }
+
+    pub(super) fn subject(self) -> OriginIndex {
+        self.subject
+    }
+
+    /// Whether `row` is the one that stands here, and not a later tenant of its slot.
+    pub(super) fn is_of(self, row: RowRef) -> bool {
+        self.slot == row.slot && self.tenancy == tenancy(row)
+    }
+
+    /// When the row's window has ended, up to a second late.
+    pub(super) fn ended_by(self) -> UnixMillis {
+        UnixMillis(u64::from(self.ended_by) * 1_000)
+    }
+
+    fn place(self) -> (Version, u32, OriginIndex) {
+        (self.version, self.slot, self.subject)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low bits")]
+fn tenancy(row: RowRef) -> u16 {
+    row.epoch as u16
 }
 
 /// The entries of one log in ascending order of version.
@@ -34,20 +87,54 @@ pub(super) struct VersionLog {
 const COMPACT_MIN: usize = 1024;
 
 impl VersionLog {
-    /// Puts an entry at its place; at the end, but for repairs after a hole.
+    /// Puts an entry at its place: at the end, but for repairs after a hole, which may find it there.
     pub(super) fn insert(&mut self, entry: LogEntry) {
-        match self.entries.back() {
-            Some(last) if last.version > entry.version => {
-                let at = self.entries.partition_point(|e| e.version <= entry.version);
+        if self
+            .entries
+            .back()
+            .is_none_or(|last| last.version() < entry.version())
+        {
+            self.entries.push_back(entry);
+            return;
+        }
+        match self.position(entry) {
+            Some(at) => {
+                if let Some(known) = self.entries.get_mut(at) {
+                    *known = entry;
+                }
+            }
+            None => {
+                let at = self.entries.partition_point(|e| e.version() <= entry.version());
                 self.entries.insert(at, entry);
             }
-            _ => self.entries.push_back(entry),
         }
+    }
+
+    /// Drops `entry`.
+    pub(super) fn remove(&mut self, entry: LogEntry) {
+        if let Some(at) = self.position(entry) {
+            self.entries.remove(at);
+        }
+    }
+
+    fn position(&self, entry: LogEntry) -> Option<usize> {
+        let first = self.entries.partition_point(|e| e.version() < entry.version());
+        let mut here = self
+            .entries
+            .range(first..)
+            .take_while(|e| e.version() == entry.version());
+        here.position(|e| e.place() == entry.place()).map(|at| first + at)
+    }
+
+    /// Takes out the entries above `after`.
+    pub(super) fn take_above(&mut self, after: Version) -> impl Iterator<Item = LogEntry> {
+        let at = self.entries.partition_point(|entry| entry.version() <= after);
+        self.entries.drain(at..)
     }
 
     /// The entries above `after`, ascending.
     pub(super) fn above(&self, after: Version) -> impl Iterator<Item = &LogEntry> {
-        let at = self.entries.partition_point(|entry| entry.version <= after);
+        let at = self.entries.partition_point(|entry| entry.version() <= after);
         self.entries.range(at..)
     }
 

@@ -47,13 +47,12 @@ impl Replication {
             }
         }
         if claimable {
-            self.claim(log, delta, waiting);
+            self.claim(log, delta, waiting, now);
         }
         self.watch_gap(log, sender, now);
         if let Some(peer) = sender.filter(|_| delta.paused) {
             self.send_digest(peer, false, now);
         }
-        self.check_caught_up();
     }
 
     /// Merges one row into the table. `None` when nothing is held of it: refused, or its window is over.
@@ -132,7 +131,7 @@ impl Replication {
         }
     }
 
-    fn claim(&mut self, log: OriginIndex, delta: &Delta, waiting: Vec<(u64, Waiting)>) {
+    fn claim(&mut self, log: OriginIndex, delta: &Delta, waiting: Vec<(u64, Waiting)>, now: Now) {
         let Some(origin) = self.origins.get_mut(log) else {
             return;
         };
@@ -157,14 +156,12 @@ impl Replication {
                 if subject == log {
                     peer.version = peer.version.max(version);
                 }
-                origin.log.insert(LogEntry {
-                    version,
-                    slot: row.slot,
-                    subject,
-                });
+                origin
+                    .log
+                    .insert(LogEntry::new(version, row, window_end, subject));
             }
         }
-        self.compact(log);
+        self.compact(log, now.wall);
     }
 
     /// A live owner is asked soon for what is missing.
@@ -177,7 +174,9 @@ impl Replication {
         if !origin.progress.has_gap() {
             origin.gap_at = None;
         } else if few && origin.is_live() && sender == Some(log) && origin.gap_at.is_none() {
-            origin.gap_at = Some(now.monotonic + GAP_PATIENCE);
+            let at = now.monotonic + GAP_PATIENCE;
+            origin.gap_at = Some(at);
+            self.next_gap = Some(self.next_gap.map_or(at, |next| next.min(at)));
         }
     }
 
@@ -230,14 +229,27 @@ impl Replication {
     }
 
     fn adopt(&mut self, log: OriginIndex) {
-        if let Some(origin) = self.origins.get_mut(log) {
-            let pending = origin
-                .progress
-                .take_pending()
-                .into_iter()
-                .filter(|waiting| waiting.raised);
-            self.adopted.extend(pending.chain(origin.loose.drain(..)));
-        }
+        let Some(origin) = self.origins.get_mut(log) else {
+            return;
+        };
+        let pending = origin
+            .progress
+            .take_pending()
+            .into_iter()
+            .filter(|waiting| waiting.raised);
+        self.adopted.extend(pending.chain(origin.loose.drain(..)));
+        // Claimed once, until the claim was taken back to a hole: nobody is told of these either.
+        let rows = &self.rows;
+        let given_back = origin.log.take_above(origin.progress.confirmed());
+        self.adopted.extend(given_back.filter_map(|entry| {
+            let (row, state) = rows.tenant(entry.slot())?;
+            entry.is_of(row).then_some(Waiting {
+                row,
+                subject: entry.subject(),
+                window_end: state.window_end,
+                raised: true,
+            })
+        }));
     }
 }
 

@@ -5,10 +5,11 @@
 //! bounded before it is believed.
 //!
 //! In reading order: [`codec`] (what crosses the wire), `row` (who counted how much), `log` and `progress`
-//! (where a row stands, and how far a log is held), `push` (what leaves when), `merge` (what a delta does),
+//! (where a row stands, and how far a log is held), `push` (what leaves when), `compose` (logs to frames), `merge` (what a delta does),
 //! `repair` (digests and what answers them), `core` (the state machine that joins them).
 
 pub mod codec;
+mod compose;
 mod core;
 mod id;
 mod log;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::limit::{Now, RowRef, UnixMillis};
@@ -237,6 +238,14 @@ impl Origins {
         self.by_id
             .values()
             .filter_map(|index| Some((*index, self.get(*index)?)))
+    }
+
+    /// Every replica above `id` in the order of ids; all of them for `None`.
+    pub(super) fn above(&self, id: Option<&ReplicaId>) -> impl Iterator<Item = (OriginIndex, &Origin)> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_id
+            .range((from, Bound::Unbounded))
+            .filter_map(|(_, index)| Some((*index, self.get(*index)?)))
     }
 
     /// The others that are alive.

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pacer {
     interval: Duration,
-    tolerance: Duration,
+    burst: u32,
     theoretical: Duration,
 }
 
@@ -14,14 +14,20 @@ impl Pacer {
     pub(super) fn new(interval: Duration, burst: u32) -> Self {
         Self {
             interval,
-            tolerance: interval * burst.saturating_sub(1),
+            burst,
             theoretical: Duration::ZERO,
         }
     }
 
+    /// Changes how far apart they go.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
     /// The earliest time at which [`Pacer::take`] says yes.
     pub(super) fn ready_at(&self) -> Duration {
-        self.theoretical.saturating_sub(self.tolerance)
+        let tolerance = self.interval * self.burst.saturating_sub(1);
+        self.theoretical.saturating_sub(tolerance)
     }
 
     /// Whether one may go now; if so it is counted.

@@ -1,7 +1,6 @@
 //! Anti-entropy: digests, and the repairs that answer them (Scuttlebutt, van Renesse et al. 2008;
 //! delta-CRDT intervals, Almeida et al. 2018).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use rand::seq::IteratorRandom;
 
 use crate::limit::Now;
 
-use super::codec::{self, Body, Digest, DigestEntry, Interval, Received, Version};
+use super::codec::{self, Body, Delta, Digest, DigestEntry, Interval, Received, Version};
+use super::compose::Frames;
 use super::core::Replication;
 use super::id::ReplicaId;
 use super::log::OriginIndex;
@@ -36,9 +36,13 @@ const LEAVE_TICK: Duration = Duration::from_millis(20);
 /// Rows that were refused for want of room are asked for again at most this often.
 const RETREAT_GAP: Duration = Duration::from_secs(1);
 
+/// A log that a digest speaks of, and what it says.
+type SpokenOf<'a> = (OriginIndex, &'a Origin, Option<&'a DigestEntry>);
+
 impl Replication {
     /// Everything that happens once a tick.
     pub(super) fn tick(&mut self, now: Now) {
+        self.count_sharing(now);
         self.adopt_orphans(now);
         self.flush_dirty(now);
         self.exchange_digests(now);
@@ -71,13 +75,37 @@ impl Replication {
         } else {
             live.choose_multiple(&mut self.rng, most)
         };
-        for peer in peers {
-            self.send_digest(peer, self.leaving, now);
+        let whole = self.leaving || !self.is_caught_up();
+        if whole {
+            for peer in peers {
+                self.send_digest(peer, true, now);
+            }
+            return;
         }
+        let pages = self.next_digest_pages();
+        for peer in peers {
+            self.send_pages(peer, &pages, now);
+        }
+    }
+
+    /// The part of our digest that this tick sends; the next goes on behind it.
+    fn next_digest_pages(&mut self) -> Vec<Digest> {
+        let mut pages = self.digest_pages(self.digest_cursor.as_ref(), false, self.config.digest_pages);
+        self.digest_cursor = pages.last().and_then(|page| page.up_to.clone());
+        let listed = pages.iter().any(|page| !page.entries.is_empty());
+        if !listed && self.digest_cursor.is_none() {
+            // Whoever holds more says so in its own digest.
+            pages.clear();
+        }
+        pages
     }
 
     /// Asks the owners of logs with a gap for what is missing in it.
     pub(super) fn ask_for_gaps(&mut self, now: Now) {
+        if self.next_gap.is_none_or(|at| at > now.monotonic) {
+            return;
+        }
+        self.next_gap = None;
         let gaps: Vec<_> = self
             .origins
             .live()
@@ -102,6 +130,8 @@ impl Replication {
                 self.send(Body::Digest(digest), Arc::from([address]), now);
             }
         }
+        let next = self.origins.live().filter_map(|(_, origin)| origin.gap_at).min();
+        self.next_gap = next;
     }
 
     /// Rows that were let go or refused are asked for again once there is room, and given up once nothing
@@ -132,45 +162,54 @@ impl Replication {
 
     /// Sends `peer` what we hold of every log, in as many pages as it takes.
     pub(super) fn send_digest(&mut self, peer: OriginIndex, wants_reply: bool, now: Now) {
+        let pages = self.digest_pages(None, wants_reply, usize::MAX);
+        self.send_pages(peer, &pages, now);
+    }
+
+    fn send_pages(&mut self, peer: OriginIndex, pages: &[Digest], now: Now) {
         let Some(origin) = self.origins.get_mut(peer) else {
             return;
         };
         let Some(address) = origin.address else { return };
         origin.digest_sent = Some(now.monotonic);
         let to: Arc<[_]> = Arc::from([address]);
-        for digest in self.digest_pages(wants_reply) {
+        for digest in pages {
             self.stats.digests += 1;
-            self.send(Body::Digest(digest), Arc::clone(&to), now);
+            self.send(Body::Digest(digest.clone()), Arc::clone(&to), now);
         }
     }
 
-    fn digest_pages(&self, wants_reply: bool) -> Vec<Digest> {
+    /// Our digest from the log above `above` on, in at most `most` pages.
+    fn digest_pages(&self, above: Option<&ReplicaId>, wants_reply: bool, most: usize) -> Vec<Digest> {
         let room = self
             .config
             .frame_bytes_max
             .saturating_sub(codec::digest_bytes(&self.origins.own().id));
+        let mut bytes = 0;
         let entries = self
             .origins
-            .sorted()
-            .filter(|(index, origin)| is_worth_telling(*index, origin));
-        let mut pages = vec![Digest {
+            .above(above)
+            .filter(|(index, origin)| is_worth_telling(*index, origin))
+            .map(|(index, origin)| entry_of(index, origin));
+        let page = |above| Digest {
             wants_reply,
+            above,
             ..Digest::default()
-        }];
-        let mut bytes = 0;
-        for entry in entries.map(|(index, origin)| entry_of(index, origin)) {
+        };
+        let mut pages = vec![page(above.cloned())];
+        for entry in entries {
             let cost = codec::entry_bytes(&entry);
+            let count = pages.len();
             if let Some(full) = pages
                 .last_mut()
                 .filter(|page| bytes + cost > room && !page.entries.is_empty())
             {
                 let last = full.entries.last().map(|entry| entry.log.clone());
                 full.up_to.clone_from(&last);
-                pages.push(Digest {
-                    wants_reply,
-                    above: last,
-                    ..Digest::default()
-                });
+                if count >= most {
+                    break;
+                }
+                pages.push(page(last));
                 bytes = 0;
             }
             bytes += cost;
@@ -221,54 +260,71 @@ impl Replication {
     }
 
     fn answer_digest(&mut self, peer: OriginIndex, digest: &Digest, now: Now) {
-        let known: BTreeMap<&ReplicaId, &DigestEntry> =
-            digest.entries.iter().map(|entry| (&entry.log, entry)).collect();
-        let mut missing = Vec::new();
-        for (index, origin) in self.origins.sorted().filter(|(index, _)| *index != peer) {
-            let entry = known.get(&origin.id).copied();
-            if entry.is_some() || is_on_page(digest, &origin.id) {
-                let given = relayable(index, origin);
-                missing.extend(
-                    stretches_missing(given, entry)
-                        .into_iter()
-                        .map(|gap| (index, gap)),
-                );
+        let mut frames = Frames::new(self.delta_room(), self.frame_version);
+        let mut is_cut = false;
+        for (log, gap) in self.stretches_for(peer, digest) {
+            let composed = self.compose(log, gap, ANSWER_MAX - frames.len(), now);
+            for (delta, bytes) in composed {
+                frames.push(delta, bytes);
+            }
+            if frames.len() >= ANSWER_MAX {
+                is_cut = true;
+                break;
             }
         }
-        let mut left = ANSWER_MAX;
-        for (index, gap) in missing {
-            left = self.send_repair(peer, index, gap, left, now);
-            if left == 0 {
-                return;
-            }
-        }
+        self.send_repairs(peer, frames.done(is_cut), now);
     }
 
-    /// Sends at most `left` frames of a stretch; returns how many may still follow.
-    fn send_repair(
-        &mut self,
-        peer: OriginIndex,
-        log: OriginIndex,
-        gap: Interval,
-        left: usize,
-        now: Now,
-    ) -> usize {
+    /// What `peer` lacks by its digest and this node can give.
+    fn stretches_for(&self, peer: OriginIndex, digest: &Digest) -> Vec<(OriginIndex, Interval)> {
+        let spoken_of = if digest.above.is_some() && digest.above == digest.up_to {
+            self.listed(digest)
+        } else {
+            self.on_page(digest)
+        };
+        let others = spoken_of.into_iter().filter(|(index, ..)| *index != peer);
+        let missing = others.flat_map(|(index, origin, entry)| {
+            let gaps = stretches_missing(relayable(index, origin), entry);
+            gaps.into_iter().map(move |gap| (index, gap))
+        });
+        missing.collect()
+    }
+
+    /// The logs that a digest lists.
+    fn listed<'a>(&'a self, digest: &'a Digest) -> Vec<SpokenOf<'a>> {
+        let listed = digest.entries.iter().filter_map(|entry| {
+            let index = self.origins.index_of(&entry.log)?;
+            Some((index, self.origins.get(index)?, Some(entry)))
+        });
+        listed.collect()
+    }
+
+    /// Every log in the range of a page, listed or not: one pass over two sorted lists.
+    fn on_page<'a>(&'a self, digest: &'a Digest) -> Vec<SpokenOf<'a>> {
+        let mut entries = digest.entries.iter().peekable();
+        let up_to = digest.up_to.as_ref();
+        self.origins
+            .above(digest.above.as_ref())
+            .take_while(|(_, origin)| up_to.is_none_or(|up_to| origin.id <= *up_to))
+            .map(|(index, origin)| {
+                while entries.next_if(|entry| entry.log < origin.id).is_some() {}
+                (index, origin, entries.next_if(|entry| entry.log == origin.id))
+            })
+            .collect()
+    }
+
+    fn send_repairs(&mut self, peer: OriginIndex, frames: Vec<Vec<Delta>>, now: Now) {
         let Some(address) = self.origins.get(peer).and_then(|origin| origin.address) else {
-            return 0;
+            return;
         };
         let to: Arc<[_]> = Arc::from([address]);
-        let composed = self.compose(log, gap, left, now);
-        let (count, mut left) = (composed.deltas.len(), left);
-        for (at, mut delta) in (1..).zip(composed.deltas) {
+        for deltas in frames {
             if !self.repairs.take(now.monotonic) {
-                return 0;
+                return;
             }
-            left = left.saturating_sub(1);
-            delta.paused = left == 0 && (at < count || !composed.whole);
             self.stats.repairs += 1;
-            self.send(Body::Delta(delta), Arc::clone(&to), now);
+            self.send(Body::Deltas(deltas), Arc::clone(&to), now);
         }
-        left
     }
 
     /// The first whole digest of a peer after joining is what this node has to catch up with.
@@ -367,14 +423,15 @@ fn entry_of(index: OriginIndex, origin: &Origin) -> DigestEntry {
     }
 }
 
-/// A dead replica without a live row is nobody's concern any more.
+/// What a digest does not list is not held at all; and a dead replica without a live row is nobody's
+/// concern any more.
 fn is_worth_telling(index: OriginIndex, origin: &Origin) -> bool {
-    index == OWN && origin.top > 0 || index != OWN && (origin.is_live() || origin.rows > 0)
-}
-
-fn is_on_page(digest: &Digest, id: &ReplicaId) -> bool {
-    digest.above.as_ref().is_none_or(|above| id > above)
-        && digest.up_to.as_ref().is_none_or(|up_to| id <= up_to)
+    if index == OWN {
+        origin.top > 0
+    } else {
+        let holds = origin.progress.confirmed() > 0 || !origin.progress.received(1).is_empty();
+        holds && (origin.is_live() || origin.rows > 0)
+    }
 }
 
 fn find_entry<'a>(digest: &'a Digest, log: &ReplicaId) -> Option<&'a DigestEntry> {

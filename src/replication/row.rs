@@ -131,7 +131,12 @@ struct WindowRows {
     slots: Vec<u32>,
     /// How many of them were looked at since the window ended.
     released: usize,
+    /// How many of them have lost their row since.
+    vacant: usize,
 }
+
+/// So many vacant slots of one window are not worth a pass over the others.
+const VACANT_MAX: usize = 256;
 
 impl Rows {
     /// Rows known now.
@@ -184,16 +189,36 @@ impl Rows {
         let former = std::mem::replace(state, fresh);
         self.windows.entry(window_end).or_default().slots.push(row.slot);
         if former.known {
+            self.vacate(former.window_end);
             return Some(former);
         }
         self.known += 1;
         None
     }
 
+    /// One of the rows of a window is gone. Rows that come and go within a long window must not leave
+    /// their slots listed for its length.
+    fn vacate(&mut self, window_end: UnixMillis) {
+        let Some(rows) = self.windows.get_mut(&window_end) else {
+            return;
+        };
+        rows.vacant += 1;
+        if rows.vacant < VACANT_MAX.max(rows.slots.len() / 2) || rows.released > 0 {
+            return;
+        }
+        rows.vacant = 0;
+        rows.slots.sort_unstable();
+        rows.slots.dedup();
+        let states = &self.states;
+        rows.slots
+            .retain(|slot| tenant_of(states, *slot, window_end).is_some());
+    }
+
     /// Drops `row`; returns what was known of it.
     pub(super) fn remove(&mut self, row: RowRef) -> Option<RowState> {
         let former = std::mem::take(self.get_mut(row)?);
         self.known -= 1;
+        self.vacate(former.window_end);
         Some(former)
     }
 

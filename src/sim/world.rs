@@ -451,7 +451,7 @@ impl World {
         let Some(view) = counters.find(row).and_then(|found| counters.view(found)) else {
             return 0;
         };
-        let replicas = at.replication.replicas(at.now(self.now));
+        let replicas = at.replication.replicas();
         let total = view.own + view.peers;
         let held_back =
             self.config
@@ -542,7 +542,7 @@ impl World {
         let now = self.nodes[node].now(self.now);
         let at = &mut self.nodes[node];
         at.replication.handle_membership(&live, now);
-        at.limiter.set_replicas(at.replication.replicas(now));
+        at.limiter.set_replicas(at.replication.replicas());
         self.drain(node);
     }
 
@@ -566,20 +566,25 @@ impl World {
     }
 }
 
+fn describe_delta(delta: &crate::replication::codec::Delta) -> String {
+    let interval = delta.interval;
+    let rows: Vec<_> = delta
+        .rows
+        .iter()
+        .map(|row| (row.version, row.key.key.0 & 0xffff, row.count))
+        .collect();
+    format!(
+        "delta {} ({},{}] complete at {} {rows:x?}",
+        delta.log, interval.after, interval.to, delta.complete_at
+    )
+}
+
 fn describe(frame: &[u8]) -> String {
     use crate::replication::codec::{Body, decode};
     match decode(frame).map(|frame| frame.body) {
-        Ok(Body::Delta(delta)) => {
-            let interval = delta.interval;
-            let rows: Vec<_> = delta
-                .rows
-                .iter()
-                .map(|row| (row.version, row.key.key.0 & 0xffff, row.count))
-                .collect();
-            format!(
-                "delta {} ({},{}] complete at {} {rows:x?}",
-                delta.log, interval.after, interval.to, delta.complete_at
-            )
+        Ok(Body::Deltas(deltas)) => {
+            let deltas: Vec<_> = deltas.iter().map(describe_delta).collect();
+            deltas.join("; ")
         }
         Ok(Body::Digest(digest)) => {
             let held: Vec<_> = digest

@@ -7,7 +7,10 @@ use weir::replication::codec::{Body, Delta, DeltaRow, Digest, DigestEntry, Frame
 /// What `frame` says.
 pub(crate) fn describe(frame: &Frame) -> Value {
     let body = match &frame.body {
-        Body::Delta(delta) => json!({ "delta": describe_delta(delta) }),
+        Body::Deltas(deltas) => match deltas.as_slice() {
+            [delta] => json!({ "delta": describe_delta(delta) }),
+            deltas => json!({ "deltas": deltas.iter().map(describe_delta).collect::<Vec<_>>() }),
+        },
         Body::Digest(digest) => json!({ "digest": describe_digest(digest) }),
     };
     json!({ "sender": replica(&frame.sender), "sent_at": frame.sent_at.0, "body": body })

@@ -6,12 +6,17 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use weir::limit::{KeyHash, RowKey, Rule, RuleId, UnixMillis, Window};
 use weir::replication::codec::{
-    self, Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval,
+    self, Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval, Received,
 };
 use weir::replication::{Generation, ReplicaId};
 
 /// Where every run starts; that of the simulator, whose frames are among the seeds.
 pub const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
+
+/// One of 256 keys, spread as a hash spreads them: the table expects that.
+pub fn key(number: u8) -> KeyHash {
+    KeyHash(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+}
 
 /// One step.
 pub enum Op {
@@ -84,10 +89,10 @@ impl Op {
                 let length = usize::from(u.arbitrary::<u16>()?).min(u.len());
                 Self::Receive(u.bytes(length)?.to_vec())
             }
-            1 => Self::Receive(codec::encode(&frame(u, peers, wall, delta)?)),
+            1 => Self::Receive(codec::encode(&frame(u, peers, wall, deltas)?)),
             2 => Self::Receive(codec::encode(&frame(u, peers, wall, digest)?)),
             3 => {
-                let mut bytes = codec::encode(&frame(u, peers, wall, delta)?);
+                let mut bytes = codec::encode(&frame(u, peers, wall, deltas)?);
                 let at = usize::from(u.arbitrary::<u16>()?) % bytes.len();
                 bytes[at] ^= u.arbitrary::<u8>()?;
                 Self::Receive(bytes)
@@ -141,12 +146,27 @@ fn interval(u: &mut Unstructured<'_>) -> Result<Interval> {
     Ok(Interval { after, to })
 }
 
-fn delta(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Body> {
+fn stretch(u: &mut Unstructured<'_>) -> Result<Received> {
+    let interval = interval(u)?;
+    let later = u64::from(u.arbitrary::<u8>()?.saturating_sub(128));
+    Ok(Received {
+        interval,
+        complete_at: interval.to.saturating_add(later),
+    })
+}
+
+fn deltas(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Body> {
+    let count = 1 + u.arbitrary::<u8>()? % 3;
+    let deltas = (0..count).map(|_| delta(u, peers, wall));
+    Ok(Body::Deltas(deltas.collect::<Result<_>>()?))
+}
+
+fn delta(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Delta> {
     let log = peers.any(u)?;
     let interval = interval(u)?;
     let later = u.arbitrary::<u8>()?;
     let rows = u.arbitrary::<u8>()? % 48;
-    Ok(Body::Delta(Delta {
+    Ok(Delta {
         log,
         interval,
         complete_at: interval.to.saturating_add(u64::from(later.saturating_sub(128))),
@@ -154,7 +174,7 @@ fn delta(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Bo
         rows: (0..rows)
             .map(|_| row(u, peers, interval, wall))
             .collect::<Result<_>>()?,
-    }))
+    })
 }
 
 fn row(u: &mut Unstructured<'_>, peers: &Peers, interval: Interval, wall: UnixMillis) -> Result<DeltaRow> {
@@ -177,7 +197,7 @@ fn row(u: &mut Unstructured<'_>, peers: &Peers, interval: Interval, wall: UnixMi
                 start: UnixMillis(start),
                 end: UnixMillis(start + millis),
             },
-            key: KeyHash(u128::from(u.arbitrary::<u8>()?)),
+            key: key(u.arbitrary()?),
         },
         count: version(u)?.clamp(1, COUNT_MAX),
     })
@@ -191,7 +211,7 @@ fn digest(u: &mut Unstructured<'_>, peers: &Peers, _wall: UnixMillis) -> Result<
             Ok(DigestEntry {
                 log: peers.any(u)?,
                 confirmed: version(u)?,
-                received: (0..received).map(|_| interval(u)).collect::<Result<_>>()?,
+                received: (0..received).map(|_| stretch(u)).collect::<Result<_>>()?,
             })
         })
         .collect::<Result<Vec<_>>>()?;
