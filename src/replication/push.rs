@@ -117,6 +117,7 @@ impl Replication {
             let row = self.rows.get(waiting.row);
             if row.is_some_and(|state| state.peer(waiting.subject).is_some()) {
                 self.append(waiting.row, waiting.window_end, waiting.subject);
+                self.stats.rows_adopted += 1;
             }
         }
         let top = self.origins.own().top;
