@@ -133,18 +133,18 @@ impl Node {
     }
 
     /// The second replay of a frame at one time finds all that the first one left: it raises no count and
-    /// puts nothing more into our own log. Not so where the table is full: rows of the frame evict one
-    /// another, and each comes back anew.
+    /// puts nothing more into our own log. Not so where rows were refused or evicted: those of the frame evict
+    /// one another, and what found no room at first may find it later.
     fn replay(&mut self) {
         let frame = std::mem::take(&mut self.last_frame);
-        let evicted = self.limiter.counters().stats().evicted;
+        let turned_away = self.turned_away();
         self.feed_and_flush(&frame);
         self.judge();
         let (counts, adopted) = (self.counts.clone(), self.core.stats().rows_adopted);
         self.feed_and_flush(&frame);
         self.judge();
         self.last_frame = frame;
-        if self.limiter.counters().stats().evicted != evicted {
+        if self.turned_away() != turned_away {
             return;
         }
         for (row, (own, peers, _)) in &self.counts {
@@ -158,6 +158,12 @@ impl Node {
         }
         let adopted_again = self.core.stats().rows_adopted - adopted;
         assert_eq!(adopted_again, 0, "a replay put rows into our own log");
+    }
+
+    /// Rows refused and rows evicted so far.
+    fn turned_away(&self) -> (u64, u64) {
+        let evicted = self.limiter.counters().stats().evicted;
+        (self.core.stats().rows_refused, evicted)
     }
 
     fn feed_and_flush(&mut self, frame: &[u8]) {
