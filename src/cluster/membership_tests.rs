@@ -31,6 +31,10 @@ const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
 const KEYS: u64 = 20;
 const DELAY_MILLIS: std::ops::Range<u64> = 1..30;
 const LOSS: f64 = 0.1;
+const NOTHING_HELD_BACK: Significance = Significance {
+    alpha_permille: 200,
+    epsilon_permille: 0,
+};
 
 type Letter = (SocketAddr, Vec<u8>);
 
@@ -177,8 +181,12 @@ impl Life {
         let counters = Arc::clone(limiter.counters());
         let (hits, asked) = unbounded_channel();
         let (count, peers) = watch::channel(0);
+        let replication = ReplicationConfig {
+            significance: NOTHING_HELD_BACK,
+            ..ReplicationConfig::default()
+        };
         let node = Running {
-            core: Replication::new(me.clone(), counters, ReplicationConfig::default(), generation),
+            core: Replication::new(me.clone(), counters, replication, generation),
             table: MemberTable::new(me, 1),
             network: Arc::clone(network),
             at,
@@ -283,7 +291,7 @@ fn limiter() -> Limiter {
         hits: Hits::ONE,
         mode: None,
     };
-    Limiter::new(vec![rule], SyncMode::Gossip, Significance::default(), 4_096)
+    Limiter::new(vec![rule], SyncMode::Gossip, NOTHING_HELD_BACK, 4_096)
 }
 
 fn address(index: u16) -> SocketAddr {
