@@ -1,7 +1,8 @@
 //! What one decision costs with a million live keys, beside `governor` and a dashmap of atomics.
 //!
 //! One thread, keys in random order, which is not the order they were made in, so nearly every access
-//! misses the caches: what a gateway with a million clients sees. `hot key` is the other end.
+//! misses the caches: what a gateway with a million clients sees. `hot key` is the other end. Processor time of
+//! the thread.
 
 #![expect(missing_docs, reason = "criterion's macros make public items")]
 #![expect(
@@ -24,6 +25,10 @@ use weir::limit::{
     Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Limiter, Outcome, Rule, RuleScope, SyncMode,
     UnixMillis,
 };
+
+#[path = "support/cpu_time.rs"]
+mod cpu_time;
+use cpu_time::CpuTime;
 
 const KEYS: u32 = 1_000_000;
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -69,7 +74,7 @@ fn admit_at(limiter: &Limiter, key: KeyHash, now: UnixMillis) {
     black_box(decision);
 }
 
-fn decisions(c: &mut Criterion) {
+fn decisions(c: &mut Criterion<CpuTime>) {
     let hasher = IdentityHasher::new([7; 16]);
     let addresses: Vec<IpAddr> = clients().take(KEYS as usize).collect();
     let made: Vec<IpAddr> = (0..KEYS)
@@ -168,6 +173,7 @@ fn decisions(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default()
+        .with_measurement(CpuTime)
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));

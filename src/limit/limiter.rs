@@ -253,6 +253,11 @@ impl Limiter {
                     .map(move |entry| Step { entry, charge })
             })
             .collect();
+        for step in &steps {
+            if let Some((_, salt)) = step.entry.window_at(now) {
+                self.counters.prefetch(step.ask(salt).fingerprint);
+            }
+        }
         let mut backoff = Backoff::default();
         let mut created_any = false;
         let mut stopping = 0;

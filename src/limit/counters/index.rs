@@ -90,6 +90,15 @@ impl Index {
         }
     }
 
+    /// Begins to fetch both buckets of `place`.
+    #[inline]
+    pub(super) fn prefetch(&self, place: Place) {
+        place
+            .buckets
+            .into_iter()
+            .for_each(|bucket| self.buckets.prefetch(bucket));
+    }
+
     /// The entries of `place` that carry its tag.
     #[inline]
     pub(super) fn candidates(&self, place: Place) -> impl Iterator<Item = (Position, Entry)> + '_ {

@@ -66,16 +66,25 @@ impl Counters {
     /// The live row of `fingerprint`.
     #[inline]
     pub(super) fn locate(&self, fingerprint: u128) -> Option<(u32, State)> {
-        let home = self.home(fingerprint);
+        let [home, second_home] = self.homes(fingerprint);
+        self.at_home(home, fingerprint).or_else(|| {
+            // Nine rows of ten are found above. For the others and for new keys, what may be needed is
+            // fetched at once: a second home saves most of them the index, which costs two misses.
+            self.index.prefetch(self.index.place(fingerprint));
+            self.at_home(second_home, fingerprint)
+                .or_else(|| self.look_up(fingerprint))
+        })
+    }
+
+    /// The row of `fingerprint` if it is one of the two slots at `home`.
+    #[inline]
+    fn at_home(&self, home: u32, fingerprint: u128) -> Option<(u32, State)> {
         // Both loads are issued before either answer is needed, so they miss the cache together.
         let states = [home, home + 1].map(|slot| self.slots[slot as usize].state());
-        for (slot, state) in (home..).zip(states) {
-            // A key has one live row at most, so this is it, whatever the index says meanwhile.
-            if state.is_live() && self.slots[slot as usize].matches(fingerprint) {
-                return Some((slot, state));
-            }
-        }
-        self.look_up(fingerprint)
+        // A key has one live row at most, so this is it, whatever the index says meanwhile.
+        (home..)
+            .zip(states)
+            .find(|(slot, state)| state.is_live() && self.slots[*slot as usize].matches(fingerprint))
     }
 
     /// [`Counters::locate`] for a row that is not at home.
@@ -215,25 +224,30 @@ impl Counters {
         None
     }
 
-    /// The first of the two slots, side by side, where the row of `fingerprint` is looked for first.
+    /// Where the row of `fingerprint` is looked for first, and second: the first of two slots side by side.
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "bits that the index does not place by"
+        reason = "bits that the index does not place by, and others"
     )]
-    fn home(&self, fingerprint: u128) -> u32 {
-        (fingerprint >> 64) as u32 & (self.range.load(Relaxed) - 1) & !1
+    pub(super) fn homes(&self, fingerprint: u128) -> [u32; 2] {
+        let mask = (self.range.load(Relaxed) - 1) & !1;
+        [
+            (fingerprint >> 64) as u32 & mask,
+            (fingerprint >> 32) as u32 & mask,
+        ]
     }
 
     /// Takes a vacant slot for the row of `fingerprint`: at home, or else scattered, so that slots which
     /// are crowded since fewer were in use do not crowd their neighbours.
     #[expect(clippy::cast_possible_truncation, reason = "mixes the fingerprint")]
     fn take_near(&self, fingerprint: u128) -> Option<u32> {
-        let home = self.home(fingerprint);
+        let [home, second_home] = self.homes(fingerprint);
         let stride = (fingerprint >> 16) as u32 | 1;
         let mask = self.range.load(SeqCst) - 1;
         let scattered = (1..PROBES_MAX).map(|step| home.wrapping_add(step.wrapping_mul(stride)) & mask);
-        let mut slots = [home, home + 1].into_iter().chain(scattered);
+        let homes = [home, home + 1, second_home, second_home + 1];
+        let mut slots = homes.into_iter().chain(scattered);
         slots.find(|slot| self.slots[*slot as usize].take())
     }
 

@@ -352,6 +352,15 @@ impl Counters {
         })
     }
 
+    /// Begins to fetch what a look for the row of `fingerprint` reads first. A decision over several rows
+    /// calls it for all of them, so that it waits for memory once and not once a row.
+    #[inline]
+    pub(super) fn prefetch(&self, fingerprint: u128) {
+        let [home, _] = self.homes(fingerprint);
+        self.slots.prefetch(home as usize);
+        self.slots.prefetch(home as usize + 1);
+    }
+
     /// Offers hits to the row of `ask`, or answers `None` when there is none.
     #[inline]
     pub(super) fn offer_existing(&self, ask: &Ask, taking: Taking) -> Option<(u32, Offer)> {
