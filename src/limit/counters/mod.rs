@@ -38,8 +38,8 @@ use super::window::Window;
 /// the row is evicted or forgotten, every use of the reference answers `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowRef {
-    /// Index of the slot. There are up to three times as many as [`Counters::capacity`], so that most rows
-    /// find theirs vacant.
+    /// Index of the slot. There are a quarter more than [`Counters::capacity`], so that most rows find theirs
+    /// vacant.
     pub slot: u32,
     /// Counts the tenants of the slot.
     pub epoch: u32,
@@ -94,9 +94,13 @@ pub struct Counters {
     groups: Groups,
     policies: ArcSwap<HashMap<RuleId, Policy>>,
     changed: Changed,
-    /// Slots below this may have a tenant; a power of two. It grows with the number of rows, so that few
-    /// rows touch few pages.
+    /// Slots below this may have a tenant: a power of two up to `base`, or all of them. It grows with the
+    /// number of rows, so that few rows touch few pages.
     range: AtomicU32,
+    /// The largest power of two of slots that there are.
+    base: u32,
+    /// The share of rows, of 2^16, whose home is beyond `base` once all slots are in use.
+    extra_share: u16,
     /// Rows that live or are being made.
     live: AtomicU32,
     rows_max: u32,
@@ -306,14 +310,19 @@ impl Counters {
     /// A table of `rows` rows, at least 64 so that one decision's rows never crowd each other out.
     pub(super) fn new(rows: u32) -> Self {
         let rows = rows.clamp(64, ROWS_MAX);
-        let slots = (rows + rows / 2).next_power_of_two();
+        // Four fifths full at the bound: rows find a slot near home, and a key costs 80 bytes of slots.
+        let slots = (rows + rows / 4).next_multiple_of(2);
+        let base = 1 << slots.ilog2();
+        let extra_share = (u64::from(slots - base) << 16).div_ceil(u64::from(slots));
         Self {
             slots: Slab::in_huge_pages(slots as usize),
             index: Index::new(rows),
             groups: Groups::new(),
             policies: ArcSwap::default(),
             changed: Changed::new(),
-            range: AtomicU32::new(RANGE_MIN.min(slots)),
+            range: AtomicU32::new(if base <= RANGE_MIN { slots } else { RANGE_MIN }),
+            base,
+            extra_share: u16::try_from(extra_share).expect("less than half of 2^16"),
             live: AtomicU32::new(0),
             rows_max: rows,
             evicted: AtomicU64::new(0),
