@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use weir::limit::significance::Significance;
 use weir::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode};
 use weir::replication::ReplicationConfig;
-use weir::sim::{Fault, FaultReport, Link, Schedule, World, WorldConfig, run_schedule};
+use weir::sim::{Fault, FaultReport, Flood, Link, Schedule, World, WorldConfig, run_schedule};
 
 fn env(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -52,6 +52,10 @@ fn every_replica_converges_to_the_truth_after_the_network_heals() {
             ("restart", faults.restarts),
             ("join", faults.joins),
             ("leave", faults.leaves),
+            ("eviction", faults.evicted),
+            ("refusal", faults.refused),
+            ("flood", faults.floods),
+            ("made-up row", faults.flooded),
             ("partition", faults.partitions),
             ("cut", faults.cut),
             ("loss", faults.lost),
@@ -233,4 +237,115 @@ fn a_restarted_node_learns_the_rows_of_its_former_life_from_a_relay() {
     world.run_until(gone).expect("nothing is judged");
     world.inject(&Fault::Restart { node: 0 });
     learns(&mut world, 0, 30_000);
+}
+
+/// Clients are odd numbers, spread as hashes are.
+fn client(number: u64) -> KeyHash {
+    KeyHash(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1)
+}
+
+fn rule(windows: &[&str]) -> Rule {
+    let windows: Vec<_> = windows
+        .iter()
+        .map(|w| w.parse().expect("a valid limit"))
+        .collect();
+    Rule {
+        name: "judged".into(),
+        scope: RuleScope::Everything,
+        count_by: CountBy::Ip,
+        windows: windows.into(),
+        hits: Hits::ONE,
+        mode: None,
+    }
+}
+
+#[test]
+fn two_hundred_windows_of_new_keys_joins_crashes_and_leaves_leave_nothing_behind() {
+    let seconds = env("WEIR_LONG_SECONDS", 200);
+    // Each key counts in a window that ends soon and in one that outlives the test.
+    let mut config = WorldConfig::quiet(4, vec![rule(&["20/second", "1000/hour"])], SyncMode::Gossip);
+    config.max_keys = 256;
+    config.link.loss = 0.05;
+    let mut world = World::new(config, 11);
+    let mut rng = SmallRng::seed_from_u64(11);
+    for second in 1..=seconds {
+        for request in 0..100 {
+            let at = Duration::from_secs(second) + Duration::from_millis(request * 10);
+            world.run_until(at).unwrap();
+            let alive = world.alive();
+            let node = alive[rng.random_range(0..alive.len())];
+            // Half of the requests are of clients that never come again.
+            let number = if request % 2 == 0 {
+                second * 1_000 + request
+            } else {
+                rng.random_range(0..40)
+            };
+            world.request(node, 0, client(number), Hits::ONE).unwrap();
+        }
+        world.check_kept().unwrap();
+        let oldest = world.alive()[0];
+        match second % 9 {
+            0 | 4 => world.inject(&Fault::Join),
+            3 => world.inject(&Fault::Leave { node: oldest }),
+            7 => world.inject(&Fault::Crash { node: oldest }),
+            _ => {}
+        }
+    }
+    let faults = world.faults();
+    println!("{faults:?}");
+    assert!(faults.evicted > 10 * seconds && faults.leaves > seconds / 20 && faults.crashes > seconds / 20);
+}
+
+/// A quiet cluster of three with room for 512 rows, 60 clients and a flood of 24,000 rows; then more clients.
+fn flooded(flood: Flood) -> World {
+    let mut config = WorldConfig::quiet(3, vec![rule(&["1000/hour"])], SyncMode::Gossip);
+    config.max_keys = 512;
+    let mut world = World::new(config, 5);
+    let count = |world: &mut World, clients: std::ops::Range<u64>| {
+        for number in clients {
+            let node = number as usize % 3;
+            world.request(node, 0, client(number), Hits::ONE).unwrap();
+            let next = world.now() + Duration::from_millis(5);
+            world.run_until(next).unwrap();
+        }
+    };
+    world.run_until(Duration::from_secs(1)).unwrap();
+    count(&mut world, 0..60);
+    world.inject(&Fault::Flood { flood, frames: 1_000 });
+    let later = world.now() + Duration::from_secs(6);
+    world.run_until(later).unwrap();
+    count(&mut world, 60..120);
+    let settled = world.now() + Duration::from_secs(2);
+    world.run_until(settled).unwrap();
+    world
+}
+
+#[test]
+fn a_peer_that_floods_rows_is_capped_named_and_harms_no_other_row() {
+    for flood in [Flood::Keys, Flood::Future, Flood::Versions, Flood::Counts] {
+        let world = flooded(flood);
+        assert!(world.faults().flooded >= 24_000, "{flood:?}");
+        world
+            .check_flood()
+            .unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
+        world
+            .check_converged()
+            .unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
+        world
+            .check_kept()
+            .unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
+    }
+}
+
+#[test]
+fn a_peer_that_makes_up_replicas_is_capped_like_any_other() {
+    for flood in [Flood::Logs, Flood::Subjects] {
+        let world = flooded(flood);
+        world
+            .check_converged()
+            .unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
+        world
+            .check_kept()
+            .unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
+    }
 }
