@@ -30,7 +30,7 @@ struct Args {
     /// Goes on after a violation, and prints one line for each.
     #[arg(long)]
     keep_going: bool,
-    /// Judges also what nodes do only in time: see `WorldConfig::strict`.
+    /// Judges more: see `WorldConfig::strict`.
     #[arg(long)]
     strict: bool,
     /// Lines of trace printed with a violation.
@@ -48,12 +48,11 @@ enum Profile {
 
 impl Args {
     fn schedule(&self, seed: u64) -> Schedule {
-        let mut schedule = match self.profile {
-            Profile::Random => Schedule::random(seed),
-            Profile::Lossy => Schedule::lossy(seed),
-        };
-        schedule.world.strict = self.strict;
-        schedule
+        match (self.profile, self.strict) {
+            (Profile::Random, false) => Schedule::random(seed),
+            (Profile::Random, true) => Schedule::strict(seed),
+            (Profile::Lossy, _) => Schedule::lossy(seed),
+        }
     }
 }
 

@@ -84,9 +84,12 @@ impl World {
             for (taker, taken) in alive.iter().zip(&claims).filter(|(taker, _)| *taker != giver) {
                 for claim in given.iter().filter(|claim| self.can_give(*giver, claim)) {
                     let held = taken.iter().find(|held| held.log == claim.log);
-                    let lags = held.is_none_or(|held| held.confirmed < giveable(claim));
-                    // A stretch in front of a hole may have no row left, and so nothing to tell of.
-                    let excused = held.map_or(claim.hole.is_some(), |held| held.hole.is_some());
+                    // What a node evicted of its own log is an empty place soon, and holds nobody up.
+                    let is_own = self.config.strict && self.nodes[*giver].replica == claim.log;
+                    let up_to = if is_own { claim.confirmed } else { giveable(claim) };
+                    let lags = held.is_none_or(|held| held.confirmed < up_to);
+                    // Of a log without a row left there is nothing to tell.
+                    let excused = held.map_or(!self.holds_row_of(*giver, claim), |held| held.hole.is_some());
                     if lags && !excused && taken.first().is_some_and(|own| own.log != claim.log) {
                         return Err(self.violation(format!(
                             "n{taker} has {held:?} of the log of which n{giver} has {claim:?}"
@@ -102,6 +105,14 @@ impl World {
     fn can_give(&self, giver: usize, claim: &Claim) -> bool {
         let is_own = self.nodes[giver].replica == claim.log;
         giveable(claim) > 0 && (is_own || claim.rows > 0) && !self.is_hostile(&claim.log)
+    }
+
+    /// Whether a live row of `node` stands in a log up to where it can give that.
+    fn holds_row_of(&self, node: usize, claim: &Claim) -> bool {
+        let counters = self.nodes[node].limiter.counters();
+        let log = self.judge.life(&claim.log).map(|life| &life.log);
+        let mut rows = log.into_iter().flat_map(|log| log.range(..=giveable(claim)));
+        rows.any(|(_, rows)| rows.iter().any(|row| counters.find(&row.row).is_some()))
     }
 
     fn is_hostile(&self, replica: &ReplicaId) -> bool {
@@ -131,18 +142,23 @@ impl World {
         };
         let at = &self.nodes[node];
         let wall = at.now(self.now).wall;
-        // The last place of a row is the highest count; those before it are checked with it.
+        // The last place of a row has the highest count; those before it are judged with it.
         let mut last: BTreeMap<(&RowKey, &ReplicaId), (u64, &Released)> = BTreeMap::new();
-        for (version, released) in life.log.range(..=claim.confirmed) {
-            for row in released {
-                last.insert((&row.row, &row.subject), (*version, row));
-            }
+        let places = life
+            .log
+            .iter()
+            .flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
+        // A relay may give a stretch without the rows that have left it for a later place.
+        let strict = self.config.strict;
+        for (version, row) in places.filter(|(at, _)| !strict || *at <= claim.confirmed) {
+            last.insert((&row.row, &row.subject), (version, row));
         }
+        last.retain(|_, (version, _)| *version <= claim.confirmed);
         for (version, released) in last.into_values() {
             let Released { subject, row, count } = released;
             let behind_hole = claim.hole.is_some_and(|hole| hole <= version);
             let over = row.window.end <= wall;
-            if behind_hole || over || *subject == at.replica || life.lost.contains_key(row) {
+            if behind_hole || over || *subject == at.replica || life.lost.contains(row) {
                 continue;
             }
             let held = self.counts(node, row).get(subject).copied().unwrap_or(0);
@@ -159,7 +175,7 @@ impl World {
 
     fn has_lost(&self, node: usize, row: &RowKey) -> bool {
         let life = self.judge.life(&self.nodes[node].replica);
-        life.is_some_and(|life| life.lost.contains_key(row))
+        life.is_some_and(|life| life.lost.contains(row))
     }
 
     /// Nothing that a node keeps is out of proportion to its table and the nodes around it.
@@ -177,27 +193,27 @@ impl World {
         Ok(())
     }
 
-    /// A flood has made no more rows than its share on any node, and each node that it asked for more says
-    /// how many it refused.
+    /// A flood has made no more rows than its share on any node, and each node says how many it refused.
+    /// Where nodes come, go or lose sight of each other, what honest ones have adopted of it is charged to
+    /// them, and not judged unless the world is strict.
     ///
     /// # Errors
     /// The first node on which it has, or that does not.
     pub fn check_flood(&self) -> Result<(), Violation> {
+        let faults = self.faults();
+        let moved = faults.partitions + faults.crashes + faults.joins + faults.leaves;
+        if moved > 0 && !self.config.strict {
+            return Ok(());
+        }
         for node in self.alive() {
             let at = &self.nodes[node];
             let share = at.limiter.counters().capacity() as usize / 2;
-            for peer in at.replication.peers(at.now(self.now)) {
-                if !self.is_hostile(&peer.replica) {
-                    continue;
-                }
-                // What honest nodes adopt of it is charged to them.
-                let may_be_adopted = self.faults().partitions > 0 && !self.config.strict;
-                if peer.rows > share && !may_be_adopted {
-                    let what = format!("n{node} holds {} made-up rows of {}", peer.rows, peer.replica);
-                    return Err(self.violation(what));
-                }
-                if peer.refused == 0 && peer.last_heard.is_some() {
-                    let what = format!("n{node} refused {} nothing: {peer:?}", peer.replica);
+            let peers = at.replication.peers(at.now(self.now));
+            let hostile = peers.into_iter().filter(|peer| self.is_hostile(&peer.replica));
+            for peer in hostile {
+                if peer.rows > share || peer.refused == 0 && moved == 0 {
+                    let what =
+                        format!("n{node} gives a flood more than {share} rows or refuses none: {peer:?}");
                     return Err(self.violation(what));
                 }
             }

@@ -11,7 +11,7 @@
 //! 3. neither own nor total ever falls, not even where the row was evicted and is reborn;
 //! 4. a live row of r counts at least what r ever released of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::limit::{RowKey, RowRef, RuleId, Window};
 use crate::replication::codec::{Body, Version, decode};
@@ -55,8 +55,8 @@ pub(super) struct Life {
     floors: BTreeMap<GroupKey, u64>,
     highest: BTreeMap<GroupKey, u64>,
     evictions: u64,
-    /// Rows that it has evicted at least once.
-    pub(super) lost: BTreeMap<RowKey, u64>,
+    /// Rows that it has evicted at least once, or refused while it evicted others.
+    pub(super) lost: BTreeSet<RowKey>,
     /// Its log, as it sent it.
     pub(super) log: BTreeMap<Version, Vec<Released>>,
     own_released: BTreeMap<RowKey, u64>,
@@ -133,6 +133,9 @@ impl Judge {
                 let Some(claimed) = touched.claimed else { continue };
                 let most = self.admissible(oracle, &touched.row).max(claimed);
                 if let Some(life) = self.lives.get_mut(&node.replica) {
+                    if node.limiter.counters().find(&touched.row).is_none() {
+                        life.lost.insert(touched.row);
+                    }
                     let highest = life.highest.entry(group_of(&touched.row)).or_default();
                     *highest = (*highest).max(most);
                 }
@@ -220,7 +223,7 @@ impl Life {
             .collect();
         for (row, own) in gone {
             self.tenancies.remove(&row);
-            *self.lost.entry(row).or_default() += 1;
+            self.lost.insert(row);
             let floor = self.floors.entry(group_of(&row)).or_default();
             *floor = (*floor).max(own);
         }
@@ -260,8 +263,9 @@ pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize) -> Resul
     let slots = (capacity + capacity / 2).next_power_of_two();
     let bounds = [
         ("rows", kept.rows, slots),
-        // Half of the places of a long window may be vacant before they are looked through.
-        ("rows listed", kept.listed, 2 * slots + 256 * kept.windows.max(1)),
+        // Half of the places of a long window, or a few hundred, may be vacant before they are looked
+        // through; those of an ended one are not, for the two seconds that it still has.
+        ("rows listed", kept.listed, 4 * slots + 512 * kept.windows.max(1)),
         ("windows", kept.windows, kept.rows + 16),
         ("origins", kept.origins, 1 + replicas + kept.origins_with_rows),
         ("log entries", kept.log_entries, 2 * (LOG_MIN + 2 * slots)),

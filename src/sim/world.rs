@@ -51,8 +51,9 @@ pub struct WorldConfig {
     pub trace: bool,
     /// Judge the invariants at every event. Costs more than the events themselves.
     pub judge: bool,
-    /// Hold nodes also to what they do only in time: that an eviction is known as a hole, and that made-up
-    /// rows keep to their share where honest nodes have adopted some.
+    /// Hold nodes also to this: an eviction is known as a hole, and holds up nobody who needs the rest of the
+    /// log; a claim covers rows that have left for a place beyond it; made-up rows keep to their share where
+    /// honest nodes have adopted some.
     pub strict: bool,
     /// What a right wall clock shows at virtual time zero.
     pub starts_at: UnixMillis,
@@ -349,7 +350,8 @@ impl World {
                     serial: 0,
                     left: *frames,
                 };
-                self.after(flood::PACE, first);
+                // Everybody has heard of it by then: the frames of strangers are adopted as those of the dead.
+                self.after(self.config.detection.1, first);
             }
             Fault::Partition { side, one_way, lasts } => {
                 self.cut(side, *one_way, true);
