@@ -314,14 +314,14 @@ fn flooded(flood: Flood, max_keys: u32) -> (World, usize) {
     config.significance.epsilon_permille = 0;
     config.replication.significance = config.significance;
     let mut world = World::new(config, 5);
-    world.run_until(Duration::from_secs(1)).unwrap();
+    world.run_until(Duration::from_secs(1)).expect("every step holds");
     let mut denied = count(&mut world, 0..60);
     world.inject(&Fault::Flood { flood, frames: 1_000 });
     let later = world.now() + Duration::from_secs(7);
-    world.run_until(later).unwrap();
+    world.run_until(later).expect("every step holds");
     denied += count(&mut world, 60..120);
     let settled = world.now() + Duration::from_secs(2);
-    world.run_until(settled).unwrap();
+    world.run_until(settled).expect("every step holds");
     (world, denied)
 }
 
@@ -330,10 +330,12 @@ fn count(world: &mut World, clients: std::ops::Range<u64>) -> usize {
     let mut denied = 0;
     for number in clients {
         let node = number as usize % 3;
-        let decision = world.request(node, 0, client(number), Hits::ONE).unwrap();
+        let decision = world
+            .request(node, 0, client(number), Hits::ONE)
+            .expect("every step holds");
         denied += usize::from(decision.outcome != Outcome::Admitted);
         let next = world.now() + Duration::from_millis(5);
-        world.run_until(next).unwrap();
+        world.run_until(next).expect("every step holds");
     }
     denied
 }
@@ -348,8 +350,8 @@ fn a_peer_that_floods_rows_is_capped_named_and_harms_no_other_row() {
         let (world, denied) = flooded(flood, 512);
         assert!(world.faults().flooded >= 24_000, "{flood:?}");
         let judged = [world.check_flood(), world.check_converged(), world.check_kept()];
-        for violation in judged.into_iter().filter_map(Result::err) {
-            panic!("{flood:?}: {violation}");
+        for outcome in judged {
+            outcome.unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
         }
         assert_eq!(denied, 0, "{flood:?}");
     }
