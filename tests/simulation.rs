@@ -8,9 +8,18 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use weir::limit::significance::Significance;
-use weir::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode};
+use weir::limit::{CountBy, Hits, KeyHash, Outcome, Rule, RuleScope, SyncMode};
 use weir::replication::ReplicationConfig;
-use weir::sim::{Fault, FaultReport, Link, Schedule, World, WorldConfig, run_schedule};
+use weir::sim::{Fault, FaultReport, Flood, Link, Schedule, World, WorldConfig, run_schedule};
+
+/// `WEIR_STRICT=1` judges more: see [`WorldConfig::strict`].
+fn schedule(seed: u64) -> Schedule {
+    if env("WEIR_STRICT", 0) > 0 {
+        Schedule::strict(seed)
+    } else {
+        Schedule::random(seed)
+    }
+}
 
 fn env(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -25,13 +34,13 @@ fn every_replica_converges_to_the_truth_after_the_network_heals() {
     let mut faults = FaultReport::default();
     let mut slowest = Vec::new();
     for seed in first..first + count {
-        match run_schedule(&Schedule::random(seed), seed) {
+        match run_schedule(&schedule(seed), seed) {
             Ok(report) => {
                 faults += report.faults;
                 slowest.push(report.converged_after);
             }
             Err((violation, _)) => {
-                let mut again = Schedule::random(seed);
+                let mut again = schedule(seed);
                 again.world.trace = true;
                 let trace = run_schedule(&again, seed).map_or_else(|(_, trace)| trace, |_| Vec::new());
                 let tail = trace.len().saturating_sub(env("WEIR_TRACE", 60) as usize);
@@ -52,6 +61,10 @@ fn every_replica_converges_to_the_truth_after_the_network_heals() {
             ("restart", faults.restarts),
             ("join", faults.joins),
             ("leave", faults.leaves),
+            ("eviction", faults.evicted),
+            ("refusal", faults.refused),
+            ("flood", faults.floods),
+            ("made-up row", faults.flooded),
             ("partition", faults.partitions),
             ("cut", faults.cut),
             ("loss", faults.lost),
@@ -233,4 +246,113 @@ fn a_restarted_node_learns_the_rows_of_its_former_life_from_a_relay() {
     world.run_until(gone).expect("nothing is judged");
     world.inject(&Fault::Restart { node: 0 });
     learns(&mut world, 0, 30_000);
+}
+
+/// Clients are odd numbers, spread as hashes are.
+fn client(number: u64) -> KeyHash {
+    KeyHash(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1)
+}
+
+fn rule(windows: &[&str]) -> Rule {
+    let windows: Vec<_> = windows
+        .iter()
+        .map(|w| w.parse().expect("a valid limit"))
+        .collect();
+    Rule {
+        name: "judged".into(),
+        scope: RuleScope::Everything,
+        count_by: CountBy::Ip,
+        windows: windows.into(),
+        hits: Hits::ONE,
+        mode: None,
+    }
+}
+
+#[test]
+fn two_hundred_windows_of_new_keys_joins_crashes_and_leaves_leave_nothing_behind() {
+    let seconds = env("WEIR_LONG_SECONDS", 200);
+    // Each key counts in a window that ends soon and in one that outlives the test.
+    let mut config = WorldConfig::quiet(4, vec![rule(&["20/second", "1000/hour"])], SyncMode::Gossip);
+    config.max_keys = 256;
+    config.link.loss = 0.05;
+    let mut world = World::new(config, 11);
+    let mut rng = SmallRng::seed_from_u64(11);
+    for second in 1..=seconds {
+        for request in 0..100 {
+            let at = Duration::from_secs(second) + Duration::from_millis(request * 10);
+            world.run_until(at).unwrap();
+            let alive = world.alive();
+            let node = alive[rng.random_range(0..alive.len())];
+            // Half of the requests are of clients that never come again.
+            let number = if request % 2 == 0 {
+                second * 1_000 + request
+            } else {
+                rng.random_range(0..40)
+            };
+            world.request(node, 0, client(number), Hits::ONE).unwrap();
+        }
+        world.check_kept().unwrap();
+        let oldest = world.alive()[0];
+        match second % 9 {
+            0 | 4 => world.inject(&Fault::Join),
+            3 => world.inject(&Fault::Leave { node: oldest }),
+            7 => world.inject(&Fault::Crash { node: oldest }),
+            _ => {}
+        }
+    }
+    let faults = world.faults();
+    println!("{faults:?}");
+    assert!(faults.evicted > 10 * seconds && faults.leaves > seconds / 20 && faults.crashes > seconds / 20);
+}
+
+/// What a flood left of a quiet cluster of three with `max_keys` rows each, and how many of the 120 clients
+/// were denied: 60 came before it, 60 after.
+fn flooded(flood: Flood, max_keys: u32) -> (World, usize) {
+    let mut config = WorldConfig::quiet(3, vec![rule(&["1000/hour"])], SyncMode::Gossip);
+    config.max_keys = max_keys;
+    // Every row is told, or nobody would hold another's single hits.
+    config.significance.epsilon_permille = 0;
+    config.replication.significance = config.significance;
+    let mut world = World::new(config, 5);
+    world.run_until(Duration::from_secs(1)).expect("every step holds");
+    let mut denied = count(&mut world, 0..60);
+    world.inject(&Fault::Flood { flood, frames: 1_000 });
+    let later = world.now() + Duration::from_secs(7);
+    world.run_until(later).expect("every step holds");
+    denied += count(&mut world, 60..120);
+    let settled = world.now() + Duration::from_secs(2);
+    world.run_until(settled).expect("every step holds");
+    (world, denied)
+}
+
+/// One request of each client, to one node after the other; returns how many were denied.
+fn count(world: &mut World, clients: std::ops::Range<u64>) -> usize {
+    let mut denied = 0;
+    for number in clients {
+        let node = number as usize % 3;
+        let decision = world
+            .request(node, 0, client(number), Hits::ONE)
+            .expect("every step holds");
+        denied += usize::from(decision.outcome != Outcome::Admitted);
+        let next = world.now() + Duration::from_millis(5);
+        world.run_until(next).expect("every step holds");
+    }
+    denied
+}
+
+#[test]
+fn a_peer_that_floods_rows_is_capped_named_and_harms_no_other_row() {
+    let mut floods = vec![Flood::Keys, Flood::Future, Flood::Versions, Flood::Counts];
+    if env("WEIR_STRICT", 0) > 0 {
+        floods.extend([Flood::Logs, Flood::Subjects]);
+    }
+    for flood in floods {
+        let (world, denied) = flooded(flood, 512);
+        assert!(world.faults().flooded >= 24_000, "{flood:?}");
+        let judged = [world.check_flood(), world.check_converged(), world.check_kept()];
+        for outcome in judged {
+            outcome.unwrap_or_else(|violation| panic!("{flood:?}: {violation}"));
+        }
+        assert_eq!(denied, 0, "{flood:?}");
+    }
 }

@@ -108,6 +108,11 @@ impl<T> Progress<T> {
         !self.pending.is_empty()
     }
 
+    /// Rows that wait beyond the claim.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Gives up all that was received beyond the claim, and returns what waited there.
     pub(super) fn take_pending(&mut self) -> Vec<T> {
         self.segments.clear();

@@ -146,6 +146,12 @@ impl Rows {
         self.states.len()
     }
 
+    /// Windows listed, and the places listed under them.
+    pub(super) fn listed(&self) -> (usize, usize) {
+        let places = self.windows.values().map(|rows| rows.slots.len());
+        (self.windows.len(), places.sum())
+    }
+
     /// The state of `row` if it is still the slot's tenant here.
     pub(super) fn get(&self, row: RowRef) -> Option<&RowState> {
         self.states

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::flood::Flood;
+
 /// One fault, at a time of the virtual clock.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -31,6 +33,13 @@ pub enum Fault {
         /// How long.
         lasts: Duration,
     },
+    /// A peer appears that sends made-up rows to everybody, and answers nobody.
+    Flood {
+        /// Of what kind.
+        flood: Flood,
+        /// So many frames.
+        frames: u32,
+    },
 }
 
 /// How often each fault really happened.
@@ -46,6 +55,14 @@ pub struct FaultReport {
     pub leaves: u64,
     /// Partitions begun.
     pub partitions: u64,
+    /// Floods begun.
+    pub floods: u64,
+    /// Rows made up.
+    pub flooded: u64,
+    /// Rows evicted for others at the bound of the table.
+    pub evicted: u64,
+    /// Rows of peers refused.
+    pub refused: u64,
     /// Datagrams dropped at partitions.
     pub cut: u64,
     /// Datagrams lost by chance.
@@ -65,6 +82,10 @@ impl std::ops::AddAssign for FaultReport {
         self.joins += other.joins;
         self.leaves += other.leaves;
         self.partitions += other.partitions;
+        self.floods += other.floods;
+        self.flooded += other.flooded;
+        self.evicted += other.evicted;
+        self.refused += other.refused;
         self.cut += other.cut;
         self.lost += other.lost;
         self.duplicated += other.duplicated;

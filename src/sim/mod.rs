@@ -3,7 +3,10 @@
 //! Deterministic: one seed decides every delay, loss, fault and request, so a run can be repeated to the
 //! event. Owns the virtual world; the code under test is the code that production runs.
 
+mod converge;
 mod fault;
+mod flood;
+mod judge;
 mod network;
 mod node;
 mod oracle;
@@ -13,6 +16,7 @@ mod watch;
 mod world;
 
 pub use fault::{Fault, FaultReport};
+pub use flood::Flood;
 pub use network::{Link, Network};
 pub use oracle::{Oracle, Violation};
 pub use plan::{Convergence, Pattern, Plan, PlanError, PlanReport};

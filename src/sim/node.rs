@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) limiter: Limiter,
     pub(super) replication: Replication,
     pub(super) alive: bool,
+    /// Its core stands still: what it says is made up.
+    pub(super) is_hostile: bool,
     pub(super) clock: Clock,
     started: Duration,
     starts_at: UnixMillis,
@@ -87,6 +89,7 @@ impl Node {
             limiter,
             replication,
             alive: true,
+            is_hostile: false,
             clock,
             started: now,
             starts_at: config.starts_at,
@@ -103,6 +106,12 @@ impl Node {
             monotonic: at.saturating_sub(self.started),
             wall: UnixMillis(u64::try_from(wall).unwrap_or(0)),
         }
+    }
+
+    /// Rows that it evicted, and rows of peers that it refused.
+    pub(super) fn refusals(&self) -> (u64, u64) {
+        let evicted = self.limiter.counters().stats().evicted;
+        (evicted, self.replication.stats().rows_refused)
     }
 
     /// The virtual time at which its monotonic clock shows `monotonic`.

@@ -50,6 +50,12 @@ impl Oracle {
             .unwrap_or(0)
     }
 
+    /// Every replica that admitted anything of `row`, and how much.
+    pub fn admitted_of(&self, row: &RowKey) -> impl Iterator<Item = (&ReplicaId, u64)> {
+        let by = self.admitted.get(row).into_iter().flatten();
+        by.map(|(replica, hits)| (replica, *hits))
+    }
+
     /// What all together truly admitted.
     #[must_use]
     pub fn admitted(&self, row: &RowKey) -> u64 {

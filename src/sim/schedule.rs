@@ -10,6 +10,7 @@ use crate::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode, WindowLimi
 use crate::replication::ReplicationConfig;
 
 use super::fault::{Fault, FaultReport};
+use super::flood::Flood;
 use super::network::Link;
 use super::oracle::Violation;
 use super::world::{World, WorldConfig};
@@ -25,6 +26,10 @@ pub struct Schedule {
     pub requests: Vec<(Duration, u64, u64)>,
     /// When the faults are over.
     pub heals_at: Duration,
+    /// More keys live than a table holds.
+    pub overflows: bool,
+    /// Whether the network loses nothing any more once the faults are over.
+    pub mends: bool,
 }
 
 /// What a schedule that held came to.
@@ -43,22 +48,110 @@ pub struct ScheduleReport {
 /// After the network has healed, agreement must come within this.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(8);
 
+/// A cluster has formed by then.
+const FORMS_WITHIN: Duration = Duration::from_secs(2);
+
 impl Schedule {
     /// The schedule of `seed`.
     #[must_use]
     pub fn random(seed: u64) -> Self {
+        Self::drawn(seed, false)
+    }
+
+    /// The schedule of `seed` in a world that is [`WorldConfig::strict`], where floods meet partitions.
+    #[must_use]
+    pub fn strict(seed: u64) -> Self {
+        Self::drawn(seed, true)
+    }
+
+    fn drawn(seed: u64, strict: bool) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let nodes = rng.random_range(2..=6);
         let heals_at = Duration::from_secs(rng.random_range(4..=8));
-        let world = random_world(&mut rng, nodes);
-        let faults = random_faults(&mut rng, nodes, heals_at);
-        let requests = random_requests(&mut rng, heals_at);
-        Self {
-            world,
-            faults,
-            requests,
+        let mut schedule = Self {
+            world: random_world(&mut rng, nodes),
+            faults: random_faults(&mut rng, nodes, heals_at),
+            requests: {
+                let clients = rng.random_range(1..=40);
+                let count = rng.random_range(20..=600);
+                random_requests(&mut rng, heals_at, clients, count)
+            },
             heals_at,
+            overflows: false,
+            mends: true,
+        };
+        schedule.world.strict = strict;
+        match rng.random_range(0..20) {
+            0..=3 => schedule.overflow(&mut rng),
+            4 => schedule.flood(&mut rng),
+            _ => {}
         }
+        schedule
+    }
+
+    /// Ten nodes on a network that loses one datagram in five and takes 50 ms, until the end, and a few
+    /// seconds of traffic. Nothing is held back, so that agreement means the exact total.
+    #[must_use]
+    pub fn lossy(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let limit = "1000/hour".parse().expect("a valid limit");
+        let quiet = WorldConfig::quiet(10, vec![simulated(vec![limit])], SyncMode::Gossip);
+        let significance = Significance {
+            epsilon_permille: 0,
+            ..Significance::default()
+        };
+        let (clients, count) = (rng.random_range(1..=100), rng.random_range(100..=1_000));
+        let mut requests = random_requests(&mut rng, Duration::from_secs(3), clients, count);
+        // The cluster has formed before the first.
+        requests.iter_mut().for_each(|(at, ..)| *at += FORMS_WITHIN);
+        Self {
+            heals_at: requests.last().map_or(FORMS_WITHIN, |(at, ..)| *at),
+            world: WorldConfig {
+                significance,
+                replication: ReplicationConfig {
+                    significance,
+                    ..ReplicationConfig::default()
+                },
+                link: Link {
+                    delay: Duration::from_millis(50),
+                    jitter: Duration::from_millis(5),
+                    loss: 0.2,
+                    duplication: 0.0,
+                },
+                skew_ms: 50,
+                judge: false,
+                ..quiet
+            },
+            faults: Vec::new(),
+            requests,
+            overflows: false,
+            mends: false,
+        }
+    }
+
+    /// More clients than a table has rows.
+    fn overflow(&mut self, rng: &mut SmallRng) {
+        self.overflows = true;
+        self.world.max_keys = rng.random_range(64..=256);
+        let rows = u64::from(self.world.max_keys);
+        let clients = rng.random_range(rows..=rows * 4);
+        let count = rng.random_range(rows..=rows * 6);
+        self.requests = random_requests(rng, self.heals_at, clients, count);
+    }
+
+    /// A peer that makes up more rows than its share, beside tables with room for everybody else's.
+    fn flood(&mut self, rng: &mut SmallRng) {
+        self.world.max_keys = 512;
+        if !self.world.strict {
+            // What honest nodes adopt of a peer that they lost sight of is charged to them.
+            let stays = |fault: &Fault| !matches!(fault, Fault::Partition { .. });
+            self.faults.retain(|(_, fault)| stays(fault));
+        }
+        let flood = [Flood::Keys, Flood::Future, Flood::Versions][rng.random_range(0..3)];
+        let at = self.heals_at.mul_f64(rng.random_range(0.05..0.5));
+        let frames = rng.random_range(60..=120);
+        self.faults.push((at, Fault::Flood { flood, frames }));
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 }
 
@@ -71,14 +164,7 @@ fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
     } else {
         vec![limit]
     };
-    let rule = Rule {
-        name: "simulated".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: windows.into(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = simulated(windows);
     let significance = Significance {
         alpha_permille: rng.random_range(50..=900),
         epsilon_permille: if rng.random_bool(0.5) { 0 } else { 10 },
@@ -101,6 +187,17 @@ fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
         skew_ms: rng.random_range(0..=1_000),
         drift_ppm: 200,
         ..WorldConfig::quiet(nodes, vec![rule], SyncMode::Gossip)
+    }
+}
+
+fn simulated(windows: Vec<WindowLimit>) -> Rule {
+    Rule {
+        name: "simulated".into(),
+        scope: RuleScope::Everything,
+        count_by: CountBy::Ip,
+        windows: windows.into(),
+        hits: Hits::ONE,
+        mode: None,
     }
 }
 
@@ -128,9 +225,12 @@ fn random_faults(rng: &mut SmallRng, nodes: usize, heals_at: Duration) -> Vec<(D
     faults
 }
 
-fn random_requests(rng: &mut SmallRng, heals_at: Duration) -> Vec<(Duration, u64, u64)> {
-    let clients = rng.random_range(1..=40_u64);
-    let count = rng.random_range(20..=600);
+fn random_requests(
+    rng: &mut SmallRng,
+    heals_at: Duration,
+    clients: u64,
+    count: u64,
+) -> Vec<(Duration, u64, u64)> {
     let mut requests: Vec<_> = (0..count)
         .map(|_| {
             // The square favours low numbers: few clients ask most.
@@ -172,8 +272,15 @@ fn drive(world: &mut World, schedule: &Schedule) -> Result<ScheduleReport, Viola
         world.inject(fault);
     }
     world.run_until(schedule.heals_at)?;
-    world.heal();
-    let converged_after = settle(world, schedule.heals_at)?;
+    world.check_claims()?;
+    world.check_kept()?;
+    if schedule.mends {
+        world.heal();
+    }
+    let converged_after = settle(world, schedule)?;
+    world.check_claims()?;
+    world.check_kept()?;
+    world.check_flood()?;
     Ok(ScheduleReport {
         offered: world.oracle.offered,
         admitted: world.oracle.total,
@@ -182,13 +289,18 @@ fn drive(world: &mut World, schedule: &Schedule) -> Result<ScheduleReport, Viola
     })
 }
 
-fn settle(world: &mut World, healed_at: Duration) -> Result<Duration, Violation> {
-    let step = Duration::from_millis(50);
+fn settle(world: &mut World, schedule: &Schedule) -> Result<Duration, Violation> {
+    let step = Duration::from_millis(10);
     loop {
         world.run_until(world.now() + step)?;
-        match world.check_converged() {
-            Ok(()) => return Ok(world.now() - healed_at),
-            Err(violation) if world.now() >= healed_at + CONVERGES_WITHIN => return Err(violation),
+        let agreed = if schedule.overflows {
+            world.check_claimed()
+        } else {
+            world.check_converged()
+        };
+        match agreed {
+            Ok(()) => return Ok(world.now() - schedule.heals_at),
+            Err(violation) if world.now() >= schedule.heals_at + CONVERGES_WITHIN => return Err(violation),
             Err(_) => {}
         }
     }

@@ -1,7 +1,7 @@
 //! The world: nodes, network and virtual time, one event after the other.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -9,9 +9,11 @@ use rand::{Rng, SeedableRng};
 
 use crate::limit::significance::Significance;
 use crate::limit::{Charge, Decision, Hits, KeyHash, Outcome, RowKey, Rule, SyncMode, UnixMillis};
-use crate::replication::{ReplicaId, Replication, ReplicationConfig};
+use crate::replication::{Replication, ReplicationConfig};
 
 use super::fault::{Fault, FaultReport};
+use super::flood::{self, Flood};
+use super::judge::{Judge, Touched};
 use super::network::{Link, Network};
 use super::node::{Clock, EPOCH, Node, NodeConfig, address, index_of};
 use super::oracle::{Oracle, Violation};
@@ -49,6 +51,10 @@ pub struct WorldConfig {
     pub trace: bool,
     /// Judge the invariants at every event. Costs more than the events themselves.
     pub judge: bool,
+    /// Hold nodes also to this: an eviction is known as a hole, and holds up nobody who needs the rest of the
+    /// log; a claim covers rows that have left for a place beyond it; made-up rows keep to their share where
+    /// honest nodes have adopted some.
+    pub strict: bool,
     /// What a right wall clock shows at virtual time zero.
     pub starts_at: UnixMillis,
 }
@@ -71,6 +77,7 @@ impl WorldConfig {
             detection: (Duration::from_millis(100), Duration::from_millis(1_500)),
             trace: false,
             judge: true,
+            strict: false,
             starts_at: EPOCH,
         }
     }
@@ -78,27 +85,48 @@ impl WorldConfig {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Deliver { to: usize, from: usize, frame: Vec<u8> },
-    Wake { node: usize },
-    Membership { node: usize },
-    Mend { side: Vec<usize>, one_way: bool },
-    Left { node: usize },
+    Deliver {
+        to: usize,
+        from: usize,
+        frame: Vec<u8>,
+    },
+    Wake {
+        node: usize,
+    },
+    Membership {
+        node: usize,
+    },
+    Mend {
+        side: Vec<usize>,
+        one_way: bool,
+    },
+    Left {
+        node: usize,
+    },
+    Flood {
+        node: usize,
+        flood: Flood,
+        serial: u64,
+        left: u32,
+    },
 }
 
 /// A cluster in virtual time.
 pub struct World {
-    config: WorldConfig,
+    pub(super) config: WorldConfig,
     rng: SmallRng,
-    now: Duration,
+    pub(super) now: Duration,
     serial: u64,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     network: Network,
     faults: FaultReport,
+    /// When nodes stopped.
+    stopped: Vec<Duration>,
     trace: VecDeque<String>,
     /// What was truly admitted.
     pub oracle: Oracle,
-    totals: BTreeMap<(ReplicaId, RowKey), u64>,
+    pub(super) judge: Judge,
     watch: Watch,
 }
 
@@ -114,9 +142,10 @@ impl World {
             events: BinaryHeap::new(),
             nodes: Vec::new(),
             faults: FaultReport::default(),
+            stopped: Vec::new(),
             trace: VecDeque::new(),
             oracle: Oracle::default(),
-            totals: BTreeMap::new(),
+            judge: Judge::default(),
             watch: Watch::default(),
             config,
         };
@@ -135,12 +164,19 @@ impl World {
         self.now
     }
 
-    /// Indices of the nodes that are up.
+    /// Indices of the nodes that are up and do what they should.
     #[must_use]
     pub fn alive(&self) -> Vec<usize> {
         (0..self.nodes.len())
-            .filter(|index| self.nodes[*index].alive)
+            .filter(|index| self.nodes[*index].alive && !self.nodes[*index].is_hostile)
             .collect()
+    }
+
+    /// Nodes that are up, or were within `since`.
+    pub(super) fn recently_alive(&self, since: Duration) -> usize {
+        let up = self.nodes.iter().filter(|node| node.alive).count();
+        let just_gone = self.stopped.iter().filter(|at| **at + since > self.now).count();
+        up + just_gone
     }
 
     /// The replication core of a node.
@@ -159,7 +195,13 @@ impl World {
     #[must_use]
     pub fn faults(&self) -> FaultReport {
         let traffic = self.network.traffic;
+        let (evicted, refused) = self.nodes.iter().map(Node::refusals).fold(
+            (self.faults.evicted, self.faults.refused),
+            |(evicted, refused), of| (evicted + of.0, refused + of.1),
+        );
         FaultReport {
+            evicted,
+            refused,
             cut: traffic.cut,
             lost: traffic.lost,
             duplicated: traffic.duplicated,
@@ -238,15 +280,18 @@ impl World {
         let at = &self.nodes[node];
         let wall = at.now(self.now).wall;
         let decision = at.limiter.check(&[Charge { rule, key, hits }], wall);
+        let mut touched = Vec::new();
+        for state in &decision.windows {
+            let row = RowKey {
+                rule: at.limiter.rules()[rule].id(state.period),
+                window: state.window,
+                key,
+            };
+            touched.push(Touched { row, claimed: None });
+        }
         if decision.outcome == Outcome::Admitted {
-            let rules = at.limiter.rules();
-            for state in &decision.windows {
-                let row = RowKey {
-                    rule: rules[rule].id(state.period),
-                    window: state.window,
-                    key,
-                };
-                self.oracle.admit(row, &at.replica, u64::from(hits.get()));
+            for touched in &touched {
+                self.oracle.admit(touched.row, &at.replica, u64::from(hits.get()));
             }
         }
         let due = decision.due;
@@ -261,7 +306,7 @@ impl World {
             let now = self.nodes[node].now(self.now);
             self.nodes[node].replication.handle_local_change(now);
         }
-        self.settle(node)?;
+        self.settle(node, &touched)?;
         Ok(decision)
     }
 
@@ -271,6 +316,7 @@ impl World {
         match fault {
             Fault::Crash { node } if self.is_alive(*node) => {
                 self.nodes[*node].alive = false;
+                self.stopped.push(self.now);
                 self.faults.crashes += 1;
                 self.membership_changed();
             }
@@ -290,6 +336,22 @@ impl World {
                 self.faults.leaves += 1;
                 self.after(Duration::from_millis(500), Event::Left { node: *node });
                 self.drain(*node);
+            }
+            Fault::Flood { flood, frames } => {
+                self.start_new();
+                let node = self.nodes.len() - 1;
+                self.nodes[node].is_hostile = true;
+                self.judge.distrust(&self.nodes[node].replica);
+                self.faults.floods += 1;
+                self.membership_changed();
+                let first = Event::Flood {
+                    node,
+                    flood: *flood,
+                    serial: 0,
+                    left: *frames,
+                };
+                // Everybody has heard of it by then: the frames of strangers are adopted as those of the dead.
+                self.after(self.config.detection.1, first);
             }
             Fault::Partition { side, one_way, lasts } => {
                 self.cut(side, *one_way, true);
@@ -316,20 +378,25 @@ impl World {
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
         match event {
             Event::Deliver { to, from, frame } => {
-                if self.nodes[to].alive {
+                if self.nodes[to].alive && !self.nodes[to].is_hostile {
                     let now = self.nodes[to].now(self.now);
                     let outcome = self.nodes[to].replication.handle_datagram(&frame, now);
                     self.note(|| format!("n{to} <- n{from} {} {outcome:?}", describe(&frame)));
                     self.watch.observe(to, &self.nodes[to], self.now);
-                    self.settle(to)?;
+                    let touched = if self.config.judge {
+                        Judge::rows_of(&frame)
+                    } else {
+                        Vec::new()
+                    };
+                    self.settle(to, &touched)?;
                 }
             }
             Event::Wake { node } => {
                 self.nodes[node].wake_at = None;
-                if self.nodes[node].alive {
+                if self.nodes[node].alive && !self.nodes[node].is_hostile {
                     let now = self.nodes[node].now(self.now);
                     self.nodes[node].replication.handle_timeout(now);
-                    self.settle(node)?;
+                    self.settle(node, &[])?;
                 }
             }
             Event::Membership { node } => self.update_membership(node),
@@ -339,36 +406,65 @@ impl World {
             }
             Event::Left { node } => {
                 self.nodes[node].alive = false;
+                self.stopped.push(self.now);
                 self.membership_changed();
             }
+            Event::Flood {
+                node,
+                flood,
+                serial,
+                left,
+            } => self.flood(node, flood, serial, left),
         }
         Ok(())
     }
 
-    fn settle(&mut self, node: usize) -> Result<(), Violation> {
+    fn settle(&mut self, node: usize, touched: &[Touched]) -> Result<(), Violation> {
         self.drain(node);
         if self.config.judge {
-            self.check_node(node)?;
+            let outcome = self.judge.after(&self.nodes[node], &self.oracle, touched);
+            outcome.map_err(|what| self.violation(what))?;
         }
         Ok(())
+    }
+
+    /// One frame of a flood to everybody, and the next after it.
+    fn flood(&mut self, node: usize, flood: Flood, serial: u64, left: u32) {
+        let at = &self.nodes[node];
+        let wall = at.now(self.now).wall;
+        let frame = flood.frame(&at.replica, &self.config.rules[0], wall, serial, &mut self.rng);
+        self.faults.flooded += flood::ROWS;
+        for to in self.alive() {
+            self.transmit(node, to, &frame);
+        }
+        if left > 0 {
+            let next = Event::Flood {
+                node,
+                flood,
+                serial: serial + 1,
+                left: left - 1,
+            };
+            self.after(flood::PACE, next);
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, frame: &[u8]) {
+        // Sealing adds 45 bytes.
+        let bytes = frame.len() + 45;
+        for at in self.network.send(from, to, bytes, self.now, &mut self.rng) {
+            let frame = frame.to_vec();
+            self.at(at, Event::Deliver { to, from, frame });
+        }
     }
 
     /// Sends what a node has to send, and plans its next wake-up.
     fn drain(&mut self, node: usize) {
         while let Some(transmit) = self.nodes[node].replication.poll_transmit() {
+            if self.config.judge {
+                self.judge.sent(&self.nodes[node].replica, &transmit.payload);
+            }
             for to in transmit.to.iter().filter_map(|to| index_of(*to)) {
-                // Sealing adds 45 bytes.
-                let bytes = transmit.payload.len() + 45;
-                for at in self.network.send(node, to, bytes, self.now, &mut self.rng) {
-                    self.at(
-                        at,
-                        Event::Deliver {
-                            to,
-                            from: node,
-                            frame: transmit.payload.clone(),
-                        },
-                    );
-                }
+                self.transmit(node, to, &transmit.payload);
             }
         }
         let wake = self.nodes[node].replication.poll_timeout();
@@ -382,98 +478,14 @@ impl World {
         }
     }
 
-    /// What must hold of a node at every step: nothing is counted that was not admitted, and no total
-    /// falls while its row lives.
-    fn check_node(&mut self, node: usize) -> Result<(), Violation> {
-        // Looking at every row after every event is quadratic: most steps look at a sample.
-        let rows = self.oracle.rows().map(|(row, _)| *row).collect::<Vec<_>>();
-        let sample = if rows.len() > 8 { 8 } else { rows.len() };
-        for step in 0..sample {
-            let row = rows[(self.serial as usize + step * 31) % rows.len()];
-            self.check_row(node, &row)?;
-        }
-        Ok(())
-    }
-
-    fn check_row(&mut self, node: usize, row: &RowKey) -> Result<(), Violation> {
-        let at = &self.nodes[node];
-        let counters = at.limiter.counters();
-        let Some(view) = counters.find(row).and_then(|found| counters.view(found)) else {
-            return Ok(());
-        };
-        let (total, truth) = (view.own + view.peers, self.oracle.admitted(row));
-        if total > truth {
-            return Err(self.violation(format!(
-                "n{node} counts {total} of {row:?}, admitted were {truth}"
-            )));
-        }
-        let before = self.totals.insert((at.replica.clone(), *row), total).unwrap_or(0);
-        if total < before {
-            return Err(self.violation(format!("n{node} counted {before} of {row:?} and now {total}")));
-        }
-        Ok(())
-    }
-
-    /// After the network has healed and everything has settled: every live node holds, of every replica,
-    /// the same count, and of every live replica the true one.
-    ///
-    /// # Errors
-    /// The first row on which two nodes differ.
-    pub fn check_converged(&self) -> Result<(), Violation> {
-        let alive = self.alive();
-        for (row, admitted) in self.oracle.rows() {
-            let counts: Vec<_> = alive.iter().map(|node| self.counts(*node, row)).collect();
-            for (replica, truth) in admitted {
-                let owner = alive.iter().find(|node| self.nodes[**node].replica == *replica);
-                let released = owner.map(|node| self.released(*node, row));
-                let held: Vec<u64> = counts
-                    .iter()
-                    .map(|c| c.get(replica).copied().unwrap_or(0))
-                    .collect();
-                let most = held.iter().copied().max().unwrap_or(0);
-                let expected = released.unwrap_or(most);
-                let differs = |(node, count): (&usize, &u64)| *count != expected && Some(node) != owner;
-                if most > *truth || alive.iter().zip(&held).any(differs) {
-                    let nodes: Vec<_> = alive.iter().zip(&held).collect();
-                    return Err(self.violation(format!(
-                        "of {replica} (released {released:?}, truth {truth}) on {row:?} the nodes hold {nodes:?}"
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What a live node must have told the others by now: all it counted, unless it may hold it back.
-    fn released(&self, node: usize, row: &RowKey) -> u64 {
-        let at = &self.nodes[node];
-        let counters = at.limiter.counters();
-        let Some(view) = counters.find(row).and_then(|found| counters.view(found)) else {
-            return 0;
-        };
-        let replicas = at.replication.replicas();
-        let total = view.own + view.peers;
-        let held_back =
-            self.config
-                .significance
-                .is_held_back(view.own, total, view.limit.unwrap_or(0), replicas);
-        if held_back { view.published } else { view.own }
-    }
-
-    fn counts(&self, node: usize, row: &RowKey) -> BTreeMap<ReplicaId, u64> {
-        let node = &self.nodes[node];
-        let found = node.limiter.counters().find(row);
-        found
-            .map(|found| node.replication.counts(found).into_iter().collect())
-            .unwrap_or_default()
-    }
-
-    fn violation(&self, what: String) -> Violation {
+    pub(super) fn violation(&self, what: String) -> Violation {
         Violation { at: self.now, what }
     }
 
     fn is_alive(&self, node: usize) -> bool {
-        self.nodes.get(node).is_some_and(|node| node.alive)
+        self.nodes
+            .get(node)
+            .is_some_and(|node| node.alive && !node.is_hostile)
     }
 
     fn node_config(&self) -> NodeConfig {
@@ -500,6 +512,9 @@ impl World {
     }
 
     fn start_again(&mut self, index: usize) {
+        let (evicted, refused) = self.nodes[index].refusals();
+        self.faults.evicted += evicted;
+        self.faults.refused += refused;
         let clock = self.nodes[index].clock;
         self.nodes[index] = Node::start(index, &self.node_config(), clock, self.rng.random(), self.now);
         self.drain(index);
@@ -532,9 +547,8 @@ impl World {
         if !self.is_alive(node) {
             return;
         }
-        let live: Vec<_> = self
-            .alive()
-            .into_iter()
+        let live: Vec<_> = (0..self.nodes.len())
+            .filter(|peer| self.nodes[*peer].alive)
             .filter(|peer| *peer != node && !self.network.is_cut(*peer, node))
             .map(|peer| (self.nodes[peer].replica.clone(), address(peer)))
             .collect();

@@ -1,0 +1,170 @@
+//! Runs random schedules of the simulator on all cores: `scripts/simulate`.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "says how long a run took; the schedules read no clock"
+)]
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+
+use weir::sim::{FaultReport, Schedule, ScheduleReport, Violation, run_schedule};
+
+/// Runs random schedules against the invariants, and prints the first that breaks one.
+#[derive(Parser)]
+struct Args {
+    /// How many.
+    #[arg(default_value_t = 1_000_000)]
+    schedules: u64,
+    /// The seed of the first.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Of what kind.
+    #[arg(long, value_enum, default_value = "random")]
+    profile: Profile,
+    /// Threads; as many as there are cores unless given.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Goes on after a violation, and prints one line for each.
+    #[arg(long)]
+    keep_going: bool,
+    /// Judges more: see `WorldConfig::strict`.
+    #[arg(long)]
+    strict: bool,
+    /// Lines of trace printed with a violation.
+    #[arg(long, default_value_t = 60)]
+    trace: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// Loss, delay, partitions, crashes, joins, leaves, skew, tables that overflow, floods.
+    Random,
+    /// Ten nodes, one datagram in five lost, 50 ms of delay: exact agreement after the last change.
+    Lossy,
+}
+
+impl Args {
+    fn schedule(&self, seed: u64) -> Schedule {
+        match (self.profile, self.strict) {
+            (Profile::Random, false) => Schedule::random(seed),
+            (Profile::Random, true) => Schedule::strict(seed),
+            (Profile::Lossy, _) => Schedule::lossy(seed),
+        }
+    }
+}
+
+/// What the threads share: the next seed, and whether to stop.
+struct Shared {
+    next: AtomicU64,
+    end: u64,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct Tally {
+    faults: FaultReport,
+    admitted: u64,
+    took: Vec<Duration>,
+    broken: Vec<(u64, Violation)>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let begun = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.unwrap_or(cores).max(1);
+    let shared = Shared {
+        next: AtomicU64::new(args.seed),
+        end: args.seed.saturating_add(args.schedules),
+        stop: AtomicBool::new(false),
+    };
+    let tallies = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| work(&args, &shared)))
+            .collect();
+        let joined = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.collect::<Result<Vec<_>, _>>()
+    });
+    let Ok(tallies) = tallies else {
+        eprintln!("a schedule panicked: see above");
+        return ExitCode::FAILURE;
+    };
+    report(&args, tallies, begun.elapsed())
+}
+
+fn work(args: &Args, shared: &Shared) -> Tally {
+    let mut tally = Tally::default();
+    while !shared.stop.load(Relaxed) {
+        let seed = shared.next.fetch_add(1, Relaxed);
+        if seed >= shared.end {
+            break;
+        }
+        match run_schedule(&args.schedule(seed), seed) {
+            Ok(ScheduleReport {
+                admitted,
+                converged_after,
+                faults,
+                ..
+            }) => {
+                tally.faults += faults;
+                tally.admitted += admitted;
+                tally.took.push(converged_after);
+            }
+            Err((violation, _)) => {
+                tally.broken.push((seed, violation));
+                if !args.keep_going {
+                    shared.stop.store(true, Relaxed);
+                }
+            }
+        }
+    }
+    tally
+}
+
+fn report(args: &Args, tallies: Vec<Tally>, elapsed: Duration) -> ExitCode {
+    let mut all = Tally::default();
+    for tally in tallies {
+        all.faults += tally.faults;
+        all.admitted += tally.admitted;
+        all.took.extend(tally.took);
+        all.broken.extend(tally.broken);
+    }
+    all.broken.sort_by_key(|(seed, _)| *seed);
+    if let Some((seed, _)) = all.broken.first().filter(|_| !args.keep_going) {
+        print_trace(args, *seed);
+    }
+    for (seed, violation) in &all.broken {
+        println!("seed {seed}: {violation}");
+    }
+    all.took.sort_unstable();
+    let held = all.took.len();
+    println!(
+        "{held} schedules held in {elapsed:.0?}, {} admissions",
+        all.admitted
+    );
+    // The nearest rank: the least time that so many of a hundred do not exceed.
+    let at = |percent: usize| all.took.get((held * percent).div_ceil(100).max(1) - 1);
+    if let (Some(p50), Some(p99), Some(most)) = (at(50), at(99), all.took.last()) {
+        println!("agreed after p50 {p50:?}, p99 {p99:?}, at most {most:?}");
+    }
+    println!("{:#?}", all.faults);
+    if all.broken.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn print_trace(args: &Args, seed: u64) {
+    let mut schedule = args.schedule(seed);
+    schedule.world.trace = true;
+    if let Err((_, trace)) = run_schedule(&schedule, seed) {
+        let from = trace.len().saturating_sub(args.trace);
+        for line in trace.iter().skip(from) {
+            println!("{line}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a core keeps and claims, for those who judge it. Reads only.
+
+use super::codec::Version;
+use super::core::Replication;
+use super::id::ReplicaId;
+use super::origin::OWN;
+
+/// What a replica claims to hold of one log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose log.
+    pub log: ReplicaId,
+    /// Everything up to here is held; of our own log, the newest version given.
+    pub confirmed: Version,
+    /// The lowest version known to be lost here.
+    pub hole: Option<Version>,
+    /// Rows that carry a count of the log's owner.
+    pub rows: usize,
+}
+
+/// How much a core keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Rows known.
+    pub rows: usize,
+    /// Windows that rows are listed under.
+    pub windows: usize,
+    /// Rows listed under a window, vacant places included.
+    pub listed: usize,
+    /// Replicas known, this one included.
+    pub origins: usize,
+    /// Of them, those of which a row carries a count.
+    pub origins_with_rows: usize,
+    /// Entries of the longest version log.
+    pub log_entries: usize,
+    /// Rows of one log that wait beyond its claim, at most.
+    pub pending: usize,
+    /// Stretches of one log received beyond its claim, at most.
+    pub received: usize,
+    /// Rows without a place in a log, or that wait for one in ours.
+    pub unplaced: usize,
+    /// Rows that wait to be pushed.
+    pub unsent: usize,
+    /// Frames that wait to be sent.
+    pub outbox: usize,
+}
+
+impl Replication {
+    /// What this replica claims of every log, its own first.
+    #[must_use]
+    pub fn claims(&self) -> Vec<Claim> {
+        let own = self.origins.own();
+        let others = self.origins.sorted().filter(|(index, _)| *index != OWN);
+        let others = others.map(|(_, origin)| (origin, origin.progress.confirmed()));
+        std::iter::once((own, own.top))
+            .chain(others)
+            .map(|(origin, confirmed)| Claim {
+                log: origin.id.clone(),
+                confirmed,
+                hole: origin.hole.map(|hole| hole.at),
+                rows: origin.rows,
+            })
+            .collect()
+    }
+
+    /// How much this replica keeps.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let (windows, listed) = self.rows.listed();
+        let mut kept = Kept {
+            rows: self.rows.known(),
+            windows,
+            listed,
+            unplaced: self.adopted.len(),
+            unsent: self.due.len() + self.dirty.len(),
+            outbox: self.outbox.len(),
+            ..Kept::default()
+        };
+        for (_, origin) in self.origins.sorted() {
+            kept.origins += 1;
+            kept.origins_with_rows += usize::from(origin.rows > 0);
+            kept.log_entries = kept.log_entries.max(origin.log.above(0).count());
+            kept.pending = kept.pending.max(origin.progress.pending());
+            kept.received = kept.received.max(origin.progress.received(usize::MAX).len());
+            kept.unplaced += origin.loose.len();
+        }
+        kept
+    }
+}
