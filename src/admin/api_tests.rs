@@ -76,7 +76,13 @@ impl Node for FakeNode {
             mode: Some(SyncMode::Gossip),
         };
         PeersView {
-            this: SelfView { node, ready: true },
+            this: SelfView {
+                node,
+                ready: true,
+                gossip_key: None,
+                gossip_keys: 0,
+                frame_version: 2,
+            },
             peers: Vec::new(),
         }
     }

@@ -230,7 +230,11 @@ impl Metrics {
         )?;
         let pushes = [("due", stats.pushes_due), ("tick", stats.pushes_tick)];
         out.counters("replication_pushes", "Pushes of own rows", "cause", &pushes)?;
-        let help = "Deltas sent to repair what a peer lacked";
+        let help = "Rows of dead replicas that this node passes on as its own";
+        out.counter("replication_rows_adopted", help, stats.rows_adopted)?;
+        let help = "Version of the replication frames sent: the newest that every live peer takes in";
+        out.gauge("replication_frame_version", help, stats.frame_version.into())?;
+        let help = "Frames sent to repair what a peer lacked";
         out.counter("replication_repairs", help, stats.repairs)
     }
 }

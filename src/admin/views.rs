@@ -24,6 +24,13 @@ pub struct SelfView {
     pub node: NodeView,
     /// Whether `/readyz` answers 200.
     pub ready: bool,
+    /// Id of the key that seals its gossip, the same on all nodes once a rotation is complete; `null` when
+    /// gossip is open.
+    pub gossip_key: Option<String>,
+    /// How many keys open what it receives.
+    pub gossip_keys: usize,
+    /// Version of the gossip frames it sends: the newest that every live peer takes in.
+    pub frame_version: u8,
 }
 
 /// One node as the asked node sees it. What the node has not told yet is `null`.

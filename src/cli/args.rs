@@ -172,6 +172,15 @@ pub struct RunArgs {
     )]
     pub datagram_bytes: Option<String>,
 
+    /// Newest version of gossip frames to send, 1 or 2; while every peer takes it in [default: 2].
+    #[arg(
+        long,
+        env = "WEIR_FRAME_VERSION",
+        value_name = "VERSION",
+        help_heading = "Sync"
+    )]
+    pub frame_version: Option<String>,
+
     /// How far the clocks of two nodes may differ [default: 10s].
     #[arg(
         long,

@@ -116,6 +116,9 @@ mod tests {
             this: SelfView {
                 node: node("a", NodeState::Live, local),
                 ready: true,
+                gossip_key: None,
+                gossip_keys: 0,
+                frame_version: 2,
             },
             peers: vec![
                 node("b", NodeState::Live, local),

@@ -15,6 +15,7 @@ const VERSION: &str = "version";
 const CONFIG_DIGEST: &str = "config";
 const ADMIN: &str = "admin";
 const LISTEN: &str = "listen";
+const FRAME_VERSION: &str = "frames";
 
 /// Longest text that is kept of a peer's value.
 const TEXT_BYTES_MAX: usize = 64;
@@ -30,6 +31,10 @@ pub(super) fn to_key_values(attributes: &Attributes) -> Vec<(String, String)> {
         (MODE, attributes.mode.map(|mode| mode.to_string())),
         (ADMIN, attributes.admin.map(|address| address.to_string())),
         (LISTEN, Some(listen.join(","))),
+        (
+            FRAME_VERSION,
+            attributes.frame_version.map(|version| version.to_string()),
+        ),
         (PRESENCE, Some(presence_value(attributes.presence))),
     ];
     values
@@ -54,6 +59,7 @@ pub(super) fn from_key_values<'a>(value: impl Fn(&str) -> Option<&'a str>) -> At
             .take(LISTENERS_MAX)
             .filter_map(|text| text.parse().ok())
             .collect(),
+        frame_version: value(FRAME_VERSION).and_then(|text| text.parse().ok()),
         presence: match value(PRESENCE) {
             Some("leaving") => Presence::Leaving,
             Some("left") => Presence::Left,
@@ -89,6 +95,7 @@ mod tests {
             mode: Some(ModeVersion::configured(SyncMode::Local).next(SyncMode::Gossip)),
             admin: Some(([127, 0, 0, 1], 8001).into()),
             listen: vec![([127, 0, 0, 1], 8000).into(), ([10, 0, 0, 1], 80).into()],
+            frame_version: Some(2),
             presence: Presence::Leaving,
         };
         let published: HashMap<_, _> = to_key_values(&attributes).into_iter().collect();

@@ -108,6 +108,7 @@ impl Driver {
     async fn turn(&mut self) -> bool {
         if self.view.has_changed().unwrap_or(false) {
             let view = Arc::clone(&self.view.borrow_and_update());
+            self.replication.set_frame_version(view.frame_version);
             self.replication.handle_membership(&view.peers, self.clock.now());
             self.readiness.met_peers(!view.peers.is_empty());
         }

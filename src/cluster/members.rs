@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 use crate::replication::{NodeId, ReplicaId};
 
 use super::mode::ModeVersion;
@@ -43,6 +44,8 @@ pub struct Attributes {
     pub admin: Option<SocketAddr>,
     /// Its listeners for clients.
     pub listen: Vec<SocketAddr>,
+    /// The newest version of replication frames that it takes in.
+    pub frame_version: Option<u8>,
     /// How far it has come in leaving.
     pub presence: Presence,
 }
@@ -70,7 +73,7 @@ pub(super) struct Sighting {
 }
 
 /// The cluster at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View {
     /// Every known replica, ourselves included, in order of node and generation.
     pub(super) members: Vec<Member>,
@@ -80,8 +83,23 @@ pub(super) struct View {
     pub(super) replicas: u32,
     /// The newest mode that anybody publishes.
     pub(super) mode: Option<ModeVersion>,
+    /// The newest version of replication frames that every live replica takes in.
+    pub(super) frame_version: u8,
     /// A newer life of our own node id is in the cluster.
     pub(super) superseded: bool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            members: Vec::new(),
+            peers: Vec::new(),
+            replicas: 0,
+            mode: None,
+            frame_version: FRAME_VERSION,
+            superseded: false,
+        }
+    }
 }
 
 /// Turns sightings into views.
@@ -117,6 +135,11 @@ impl MemberTable {
             if live && !is_self {
                 self.last_live.insert(replica.node.clone(), now);
                 view.peers.push((replica.clone(), sighting.address));
+            }
+            if live {
+                // The first release announced nothing.
+                let takes_in = sighting.attributes.frame_version.unwrap_or(FRAME_VERSION_MIN);
+                view.frame_version = view.frame_version.min(takes_in);
             }
             if sighting.attributes.presence == Presence::Left && !live {
                 // It said goodbye: nothing more is to be expected of it.

@@ -106,3 +106,28 @@ fn the_newest_mode_is_found_whoever_publishes_it_even_the_dead() {
     dead.attributes.mode = Some(newest);
     assert_eq!(table().view(vec![old, dead], Duration::ZERO).mode, Some(newest));
 }
+
+#[test]
+fn frames_are_of_the_newest_version_that_every_live_node_takes_in() {
+    let announcing = |node, live, version| {
+        let mut sighting = sighting(node, 5, live);
+        sighting.attributes.frame_version = version;
+        sighting
+    };
+    let version = |others: Vec<Sighting>| {
+        let me = announcing("me", true, Some(2));
+        table()
+            .view([vec![me], others].concat(), Duration::ZERO)
+            .frame_version
+    };
+    assert_eq!(version(Vec::new()), 2);
+    assert_eq!(version(vec![announcing("b", true, Some(3))]), 2);
+    // The first release announced nothing.
+    assert_eq!(
+        version(vec![announcing("b", true, Some(2)), announcing("c", true, None)]),
+        1
+    );
+    assert_eq!(version(vec![announcing("c", false, None)]), 2);
+    let pinned = table().view(vec![announcing("me", true, Some(1))], Duration::ZERO);
+    assert_eq!(pinned.frame_version, 1);
+}

@@ -312,3 +312,7 @@ fn stop_reason(result: anyhow::Result<()>) -> MembershipStopped {
         Err(error) => error,
     })
 }
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

@@ -72,6 +72,7 @@ impl GossipThread {
             mode: Some(mode),
             admin: Some(config.admin.listen),
             listen: config.listen.clone(),
+            frame_version: Some(config.sync.frame_version),
             presence: Presence::Staying,
         };
         Self {

@@ -14,6 +14,7 @@ use super::{defaults, traffic};
 use crate::limit::SyncMode;
 use crate::limit::significance::Significance;
 use crate::replication::NodeId;
+use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 
 /// What a node knows of where it runs, read by the shell; defaults follow from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -245,6 +246,11 @@ fn sync(root: &mut Section<'_>) -> SyncConfig {
         },
         min_replicas: section.value_or("min_replicas", integer(1..=10_000), defaults::MIN_REPLICAS),
         datagram_bytes: section.value_or("datagram_bytes", integer(512..=65_000), defaults::DATAGRAM_BYTES),
+        frame_version: section.value_or(
+            "frame_version",
+            integer(FRAME_VERSION_MIN..=FRAME_VERSION),
+            FRAME_VERSION,
+        ),
         max_clock_skew: section.value_or(
             "max_clock_skew",
             duration(millis(1)..=millis(3_600_000)),

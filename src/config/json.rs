@@ -56,6 +56,7 @@ impl Config {
             "epsilon": f64::from(sync.significance.epsilon_permille) / 1000.0,
             "min_replicas": sync.min_replicas,
             "datagram_bytes": sync.datagram_bytes,
+            "frame_version": sync.frame_version,
             "max_clock_skew": text(sync.max_clock_skew),
         })
     }

@@ -162,6 +162,8 @@ pub struct SyncConfig {
     pub min_replicas: u32,
     /// Largest datagram in bytes, sealed.
     pub datagram_bytes: usize,
+    /// The newest version of replication frames that this node announces and sends.
+    pub frame_version: u8,
     /// Windows this far in the past or future are still believed.
     pub max_clock_skew: Duration,
 }

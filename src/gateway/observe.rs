@@ -59,7 +59,7 @@ impl Node for Observed {
             )
         });
         PeersView {
-            this: self.self_view(),
+            this: self.self_view(&status),
             peers,
         }
     }
@@ -113,7 +113,7 @@ impl Node for Observed {
 }
 
 impl Observed {
-    fn self_view(&self) -> SelfView {
+    fn self_view(&self, status: &ClusterStatus) -> SelfView {
         let draining = self.draining.load(Ordering::Acquire);
         let node = NodeView {
             node_id: self.replica.node.to_string(),
@@ -136,6 +136,9 @@ impl Observed {
         SelfView {
             node,
             ready: self.missing().is_empty(),
+            gossip_key: status.sealing_key.clone(),
+            gossip_keys: status.key_count,
+            frame_version: status.replication.frame_version,
         }
     }
 

@@ -36,11 +36,11 @@ impl Significance {
         unsent >= 1 && (u128::from(unsent) + 1) * divisor > scaled
     }
 
-    /// Whether a row of `own` hits under `limit` cannot matter yet and may stay unsent: it is below
+    /// Whether a row of `own` hits under `limit` cannot matter yet and may stay unsent: it is at most
     /// `ε·limit / replicas`, and the known `total` is below half of the limit.
     #[must_use]
     pub fn is_held_back(self, own: u64, total: u64, limit: u64, replicas: u32) -> bool {
         let share = u128::from(own) * 1000 * u128::from(replicas.max(1));
-        share < u128::from(limit) * u128::from(self.epsilon_permille) && total < limit / 2
+        share <= u128::from(limit) * u128::from(self.epsilon_permille) && total < limit / 2
     }
 }

@@ -121,6 +121,8 @@ pub struct ReplicationStats {
     pub rows_refused: u64,
     /// Rows given a version and pushed.
     pub rows_released: u64,
+    /// Rows of dead replicas that were put into our own log, because nobody else may pass them on.
+    pub rows_adopted: u64,
     /// Pushes made because a row was due.
     pub pushes_due: u64,
     /// Pushes made by the tick.
@@ -131,6 +133,8 @@ pub struct ReplicationStats {
     pub digests: u64,
     /// Rows held now, of all replicas.
     pub rows: u64,
+    /// The version of the frames sent: the newest that every live peer takes in.
+    pub frame_version: u8,
 }
 
 /// What a joiner must hold before it may call itself caught up.
@@ -274,12 +278,6 @@ impl Replication {
     /// Outside of what this node speaks, the nearest that it does.
     pub fn set_frame_version(&mut self, version: u8) {
         self.frame_version = version.clamp(FRAME_VERSION_MIN, FRAME_VERSION);
-    }
-
-    /// The version of the frames sent.
-    #[must_use]
-    pub fn frame_version(&self) -> u8 {
-        self.frame_version
     }
 
     /// Bytes that the deltas of one frame may take.
@@ -463,6 +461,7 @@ impl Replication {
     pub fn stats(&self) -> ReplicationStats {
         ReplicationStats {
             rows: self.rows.known() as u64,
+            frame_version: self.frame_version,
             ..self.stats
         }
     }

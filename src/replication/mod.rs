@@ -8,6 +8,7 @@
 //! (where a row stands, and how far a log is held), `push` (what leaves when), `compose` (logs to frames), `merge` (what a delta does),
 //! `repair` (digests and what answers them), `core` (the state machine that joins them).
 
+mod arena;
 pub mod codec;
 mod compose;
 mod core;

@@ -28,7 +28,7 @@ enum Urgency {
     Due,
     /// With the next tick.
     Dirty,
-    /// When it starts to matter, or its window ends.
+    /// When it starts to matter.
     Held,
 }
 
@@ -70,17 +70,21 @@ impl Replication {
     }
 
     fn urgency(&self, view: &RowView, now: Now) -> Urgency {
-        let Some(limit) = view.limit.filter(|_| view.key.window.end > now.wall) else {
+        let Some(limit) = view.limit else {
             return Urgency::Dirty;
         };
+        let is_over = view.key.window.end <= now.wall;
         let (significance, replicas) = (self.config.significance, self.replicas());
         let total = view.own.saturating_add(view.peers);
         let unsent = view.own - view.published;
         if self.leaving {
             Urgency::Due
         } else if significance.is_held_back(view.own, total, limit, replicas) {
+            // Once its window is over it never will matter: docs/adr/0005.
             Urgency::Held
-        } else if !self.peers.is_empty() && significance.is_due(unsent, limit.saturating_sub(total), replicas)
+        } else if !is_over
+            && !self.peers.is_empty()
+            && significance.is_due(unsent, limit.saturating_sub(total), replicas)
         {
             Urgency::Due
         } else {
@@ -117,6 +121,7 @@ impl Replication {
             let row = self.rows.get(waiting.row);
             if row.is_some_and(|state| state.peer(waiting.subject).is_some()) {
                 self.append(waiting.row, waiting.window_end, waiting.subject);
+                self.stats.rows_adopted += 1;
             }
         }
         let top = self.origins.own().top;

@@ -90,13 +90,8 @@ impl Replication {
 
     /// The part of our digest that this tick sends; the next goes on behind it.
     fn next_digest_pages(&mut self) -> Vec<Digest> {
-        let mut pages = self.digest_pages(self.digest_cursor.as_ref(), false, self.config.digest_pages);
+        let pages = self.digest_pages(self.digest_cursor.as_ref(), false, self.config.digest_pages);
         self.digest_cursor = pages.last().and_then(|page| page.up_to.clone());
-        let listed = pages.iter().any(|page| !page.entries.is_empty());
-        if !listed && self.digest_cursor.is_none() {
-            // Whoever holds more says so in its own digest.
-            pages.clear();
-        }
         pages
     }
 

@@ -2,12 +2,14 @@
 //! their logs. Kept beside the table, by slot, and touched by the gossip thread alone.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crdts::{CmRDT, Dot, GCounter};
 use smallvec::SmallVec;
 
 use crate::limit::{RowRef, UnixMillis};
 
+use super::arena::Arena;
 use super::codec::Version;
 use super::id::ReplicaId;
 use super::log::OriginIndex;
@@ -42,7 +44,6 @@ impl PeerRow {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RowState {
     epoch: u32,
-    known: bool,
     /// Stands in the list of rows that the next tick pushes.
     pub(super) dirty: bool,
     /// Stands in the list of rows that are due.
@@ -118,9 +119,10 @@ pub(super) fn g_counter(counts: &[(ReplicaId, u64)]) -> GCounter<ReplicaId> {
 /// All rows by slot, and by the end of their window.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    states: Vec<RowState>,
+    /// By slot: one more than the index of its state, or zero.
+    places: Vec<u32>,
+    states: Arena,
     windows: BTreeMap<UnixMillis, WindowRows>,
-    known: usize,
     /// Slots below this one wait for another look.
     review_below: usize,
 }
@@ -141,58 +143,58 @@ const VACANT_MAX: usize = 256;
 impl Rows {
     /// Rows known now.
     pub(super) fn known(&self) -> usize {
-        self.known
+        self.states.len()
     }
 
     /// The state of `row` if it is still the slot's tenant here.
     pub(super) fn get(&self, row: RowRef) -> Option<&RowState> {
         self.states
-            .get(row.slot as usize)
-            .filter(|state| state.known && state.epoch == row.epoch)
+            .get(self.place(row.slot)?)
+            .filter(|state| state.epoch == row.epoch)
     }
 
     /// See [`Rows::get`].
     pub(super) fn get_mut(&mut self, row: RowRef) -> Option<&mut RowState> {
         self.states
-            .get_mut(row.slot as usize)
-            .filter(|state| state.known && state.epoch == row.epoch)
+            .get_mut(self.place(row.slot)?)
+            .filter(|state| state.epoch == row.epoch)
     }
 
     /// The tenant of `slot` as far as known here.
     pub(super) fn tenant(&self, slot: u32) -> Option<(RowRef, &RowState)> {
-        let state = self.states.get(slot as usize).filter(|state| state.known)?;
-        Some((
-            RowRef {
-                slot,
-                epoch: state.epoch,
-            },
-            state,
-        ))
+        let state = self.states.get(self.place(slot)?)?;
+        let epoch = state.epoch;
+        Some((RowRef { slot, epoch }, state))
+    }
+
+    fn place(&self, slot: u32) -> Option<u32> {
+        self.places.get(slot as usize)?.checked_sub(1)
     }
 
     /// Makes `row` the tenant of its slot; returns the state of the one before, if it was another.
     pub(super) fn settle(&mut self, row: RowRef, window_end: UnixMillis) -> Option<RowState> {
-        let at = row.slot as usize;
-        if at >= self.states.len() {
-            self.states.resize_with(at + 1, RowState::default);
-        }
-        let state = self.states.get_mut(at)?;
-        if state.known && state.epoch == row.epoch {
+        if self.get(row).is_some() {
             return None;
         }
         let fresh = RowState {
             epoch: row.epoch,
-            known: true,
             window_end,
             ..RowState::default()
         };
-        let former = std::mem::replace(state, fresh);
         self.windows.entry(window_end).or_default().slots.push(row.slot);
-        if former.known {
+        if let Some(state) = self.place(row.slot).and_then(|at| self.states.get_mut(at)) {
+            let former = std::mem::replace(state, fresh);
             self.vacate(former.window_end);
             return Some(former);
         }
-        self.known += 1;
+        let at = row.slot as usize;
+        if at >= self.places.len() {
+            self.places.resize(at + 1, 0);
+        }
+        let index = self.states.insert(fresh);
+        if let Some(place) = self.places.get_mut(at) {
+            *place = index + 1;
+        }
         None
     }
 
@@ -207,38 +209,36 @@ impl Rows {
             return;
         }
         rows.vacant = 0;
-        rows.slots.sort_unstable();
-        rows.slots.dedup();
-        let states = &self.states;
-        rows.slots
-            .retain(|slot| tenant_of(states, *slot, window_end).is_some());
+        let mut slots = std::mem::take(&mut rows.slots);
+        slots.sort_unstable();
+        slots.dedup();
+        slots.retain(|slot| self.tenant_until(*slot, window_end).is_some());
+        if let Some(rows) = self.windows.get_mut(&window_end) {
+            rows.slots = slots;
+        }
     }
 
     /// Drops `row`; returns what was known of it.
     pub(super) fn remove(&mut self, row: RowRef) -> Option<RowState> {
-        let former = std::mem::take(self.get_mut(row)?);
-        self.known -= 1;
+        self.get(row)?;
+        let former = self.states.remove(self.place(row.slot)?)?;
+        if let Some(place) = self.places.get_mut(row.slot as usize) {
+            *place = 0;
+        }
         self.vacate(former.window_end);
         Some(former)
     }
 
     /// Starts another look at every row.
     pub(super) fn review_all(&mut self) {
-        self.review_below = self.states.len();
+        self.review_below = self.places.len();
     }
 
     /// The next rows to look at again, from up to `most` slots.
     pub(super) fn take_review(&mut self, most: usize) -> Vec<RowRef> {
         let to = self.review_below;
         self.review_below = to.saturating_sub(most);
-        let slots = (0_u32..).zip(&self.states).take(to).skip(self.review_below);
-        slots
-            .filter(|(_, state)| state.known)
-            .map(|(slot, state)| RowRef {
-                slot,
-                epoch: state.epoch,
-            })
-            .collect()
+        self.tenants(self.review_below..to).collect()
     }
 
     /// Up to `most` rows of windows that ended by `now` and were not handed out since.
@@ -247,13 +247,13 @@ impl Rows {
         for (end, rows) in self.windows.range_mut(..=now) {
             let take = (rows.slots.len() - rows.released).min(most - ended.len());
             let slots = rows.slots.iter().skip(rows.released).take(take);
-            ended.extend(slots.filter_map(|slot| tenant_of(&self.states, *slot, *end)));
+            ended.extend(slots.map(|slot| (*slot, *end)));
             rows.released += take;
             if ended.len() >= most {
                 break;
             }
         }
-        ended
+        self.still_there(ended)
     }
 
     /// Up to `most` rows of windows that ended by `end`; they are handed out once, to be forgotten.
@@ -263,17 +263,25 @@ impl Rows {
             let window_end = *entry.key();
             let slots = &mut entry.get_mut().slots;
             let from = slots.len().saturating_sub(most - expired.len());
-            expired.extend(
-                slots
-                    .drain(from..)
-                    .filter_map(|slot| tenant_of(&self.states, slot, window_end)),
-            );
+            expired.extend(slots.drain(from..).map(|slot| (slot, window_end)));
             if !slots.is_empty() {
                 break;
             }
             entry.remove();
         }
-        expired
+        self.still_there(expired)
+    }
+
+    fn still_there(&self, listed: Vec<(u32, UnixMillis)>) -> Vec<RowRef> {
+        let rows = listed.into_iter();
+        rows.filter_map(|(slot, end)| self.tenant_until(slot, end))
+            .collect()
+    }
+
+    /// The tenant of `slot` if its window ends at `window_end`.
+    fn tenant_until(&self, slot: u32, window_end: UnixMillis) -> Option<RowRef> {
+        let (row, state) = self.tenant(slot)?;
+        (state.window_end == window_end).then_some(row)
     }
 
     /// Whether any of the `take_…` functions has more to hand out.
@@ -287,20 +295,11 @@ impl Rows {
 
     /// Every row known.
     pub(super) fn all(&self) -> impl Iterator<Item = RowRef> {
-        (0_u32..)
-            .zip(&self.states)
-            .filter(|(_, state)| state.known)
-            .map(|(slot, state)| RowRef {
-                slot,
-                epoch: state.epoch,
-            })
+        self.tenants(0..self.places.len())
     }
-}
 
-fn tenant_of(states: &[RowState], slot: u32, window_end: UnixMillis) -> Option<RowRef> {
-    let state = states.get(slot as usize)?;
-    (state.known && state.window_end == window_end).then_some(RowRef {
-        slot,
-        epoch: state.epoch,
-    })
+    fn tenants(&self, slots: Range<usize>) -> impl Iterator<Item = RowRef> {
+        let places = (0_u32..).zip(&self.places).take(slots.end).skip(slots.start);
+        places.filter_map(|(slot, _)| self.tenant(slot).map(|(row, _)| row))
+    }
 }

@@ -175,6 +175,12 @@ impl RunArgs {
                 &self.datagram_bytes,
             ),
             row(
+                &["sync", "frame_version"],
+                "--frame-version",
+                "WEIR_FRAME_VERSION",
+                &self.frame_version,
+            ),
+            row(
                 &["sync", "max_clock_skew"],
                 "--max-clock-skew",
                 "WEIR_MAX_CLOCK_SKEW",
