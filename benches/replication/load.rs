@@ -173,10 +173,6 @@ impl Load {
         });
     }
 
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     pub(crate) fn changes(&self) -> u64 {
         self.done
     }
