@@ -125,6 +125,10 @@ pub(super) struct Rows {
     windows: BTreeMap<UnixMillis, WindowRows>,
     /// Slots below this one wait for another look.
     review_below: usize,
+    /// Slots below this one may have lost their row.
+    patrol_below: usize,
+    /// All slots are to be patrolled once more after that.
+    patrol_again: bool,
 }
 
 /// The rows of all windows that end together.
@@ -247,6 +251,26 @@ impl Rows {
         self.tenants(self.review_below..to).collect()
     }
 
+    /// Starts a patrol of every row; one that is under way is finished first, so that each ends.
+    pub(super) fn patrol_all(&mut self) {
+        if self.patrol_below > 0 {
+            self.patrol_again = true;
+        } else {
+            self.patrol_below = self.places.len();
+        }
+    }
+
+    /// The next rows to patrol, from up to `most` slots.
+    pub(super) fn take_patrol(&mut self, most: usize) -> Vec<RowRef> {
+        let to = self.patrol_below;
+        self.patrol_below = to.saturating_sub(most);
+        let rows = self.tenants(self.patrol_below..to).collect();
+        if self.patrol_below == 0 && std::mem::take(&mut self.patrol_again) {
+            self.patrol_below = self.places.len();
+        }
+        rows
+    }
+
     /// Up to `most` rows of windows that ended by `now` and were not handed out since.
     pub(super) fn take_ended(&mut self, now: UnixMillis, most: usize) -> Vec<RowRef> {
         let mut ended = Vec::new();
@@ -293,6 +317,7 @@ impl Rows {
     /// Whether any of the `take_…` functions has more to hand out.
     pub(super) fn has_backlog(&self, ended: UnixMillis, expired: UnixMillis) -> bool {
         self.review_below > 0
+            || self.patrol_below > 0
             || self
                 .windows
                 .range(..=ended)
