@@ -82,7 +82,10 @@ impl<'a> Composer<'a> {
             groups: SmallVec::new(),
             bytes: 0,
             overhead,
-            held: core.origins.get(log).map_or(0, |origin| origin.held(log)),
+            held: core
+                .origins
+                .get(log)
+                .map_or(0, |origin| origin.before_hole(origin.held(log))),
             wall,
             deltas: Vec::new(),
         }

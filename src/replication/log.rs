@@ -127,8 +127,11 @@ impl VersionLog {
         here.position(|e| e.place() == entry.place()).map(|at| first + at)
     }
 
-    /// Takes out the entries above `after`.
+    /// Takes out the entries above `after`, where the log ends from then on: whoever takes them passes them on
+    /// elsewhere, and nothing in front of them waits for them.
     pub(super) fn take_above(&mut self, after: Version) -> impl Iterator<Item = LogEntry> {
+        self.compacted_to = self.compacted_to.min(after);
+        self.moved_to = self.moved_to.min(after);
         let at = self.entries.partition_point(|entry| entry.version() <= after);
         self.entries.drain(at..)
     }

@@ -237,8 +237,7 @@ impl Replication {
             .origins
             .sorted()
             .filter(|(index, origin)| {
-                let waits =
-                    origin.progress.has_pending() || !origin.loose.is_empty() || origin.hole.is_some();
+                let waits = origin.progress.has_pending() || !origin.loose.is_empty();
                 let quiet = origin.last_delta + ORPHANED_AFTER <= now.monotonic;
                 *index != OWN && !origin.is_live() && waits && quiet
             })
@@ -260,11 +259,9 @@ impl Replication {
             .into_iter()
             .filter(|waiting| waiting.raised);
         self.adopted.extend(pending.chain(origin.loose.drain(..)));
-        // What stands above a hole is not passed on, and neither is what was claimed until the claim was taken
-        // back to one.
+        // Claimed once, until the claim was taken back to a hole: nobody is told of these either.
         let rows = &self.rows;
-        let told = origin.before_hole(origin.progress.confirmed());
-        let untold = origin.log.take_above(told);
+        let untold = origin.log.take_above(origin.progress.confirmed());
         self.adopted.extend(untold.filter_map(|entry| {
             let (row, state) = rows.tenant(entry.slot())?;
             entry.is_of(row).then_some(Waiting {

@@ -16,7 +16,7 @@ use super::progress::Progress;
 pub(super) const OWN: OriginIndex = OriginIndex(0);
 
 /// Most replicas known at once, dead ones whose rows still count included.
-const ORIGINS_MAX: usize = 4096;
+pub(super) const ORIGINS_MAX: usize = 4096;
 
 /// Most of them that membership never showed here: replicas that died before this node came, or that a
 /// broken peer made up.

@@ -120,8 +120,11 @@ impl Replication {
             self.release_row(row, now.wall);
         }
         for waiting in std::mem::take(&mut self.adopted) {
-            let row = self.rows.get(waiting.row);
-            if row.is_some_and(|state| state.peer(waiting.subject).is_some()) {
+            let state = self.rows.get_mut(waiting.row);
+            let peer = state.and_then(|state| state.peer_mut(waiting.subject));
+            // Adopted before, with this count: whoever is told of our log is told of it.
+            if let Some(peer) = peer.filter(|peer| !peer.is_adopted()) {
+                peer.set_adopted();
                 self.append(waiting.row, waiting.window_end, waiting.subject);
                 self.stats.rows_adopted += 1;
             }

@@ -13,6 +13,7 @@ use super::arena::Arena;
 use super::codec::Version;
 use super::id::ReplicaId;
 use super::log::OriginIndex;
+use super::origin::ORIGINS_MAX;
 
 /// What one peer says of a row: its count, and its place in the peer's log as far as that is claimed.
 ///
@@ -23,6 +24,11 @@ pub(super) struct PeerRow {
     pub(super) version: Version,
 }
 
+/// Set in [`PeerRow::tagged`] once the count is adopted; a count that rises starts without it.
+const ADOPTED: u64 = 1 << 15;
+const ORIGIN_MASK: u64 = ADOPTED - 1;
+const _: () = assert!(ORIGINS_MAX <= 1 << 15, "an origin fits beside the mark");
+
 impl PeerRow {
     fn new(origin: OriginIndex, count: u64) -> Self {
         Self {
@@ -32,7 +38,17 @@ impl PeerRow {
     }
 
     pub(super) fn origin(self) -> OriginIndex {
-        OriginIndex((self.tagged & 0xffff) as u16)
+        OriginIndex((self.tagged & ORIGIN_MASK) as u16)
+    }
+
+    /// Whether our own log carries this count: adopted from a dead replica, and told on.
+    pub(super) fn is_adopted(self) -> bool {
+        self.tagged & ADOPTED != 0
+    }
+
+    /// Notes that our own log carries this count.
+    pub(super) fn set_adopted(&mut self) {
+        self.tagged |= ADOPTED;
     }
 
     pub(super) fn count(self) -> u64 {
@@ -275,7 +291,11 @@ impl Rows {
     pub(super) fn take_ended(&mut self, now: UnixMillis, most: usize) -> Vec<RowRef> {
         let mut ended = Vec::new();
         for (end, rows) in self.windows.range_mut(..=now) {
-            let take = (rows.slots.len() - rows.released).min(most - ended.len());
+            let take = rows
+                .slots
+                .len()
+                .saturating_sub(rows.released)
+                .min(most - ended.len());
             let slots = rows.slots.iter().skip(rows.released).take(take);
             ended.extend(slots.map(|slot| (*slot, *end)));
             rows.released += take;
