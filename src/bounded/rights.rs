@@ -28,7 +28,7 @@ pub trait Account {
 
 /// A request for rights of one row. Served once: a giver moves nothing for an ask whose sender does not
 /// yet hold all that it granted to it before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ask {
     /// What the asker holds of this giver's grants to it, cumulative.
     pub held: u64,
@@ -153,12 +153,11 @@ impl<P: Copy + Ord> Rights<P> {
         asker_first: bool,
         account: &mut impl Account,
     ) -> Answer {
-        let once = self.rules().once;
         let deduct = self.rules().deduction;
         let left = account.left();
         let offer = self.offer(left, ask.need, asker_first);
         let granted = value_of(&mut self.granted, asker);
-        if ask.held == *granted || !once {
+        if ask.held == *granted {
             let hits = offer.min(ask.target.saturating_sub(ask.held));
             *granted += if deduct { account.deduct(hits) } else { hits };
         }

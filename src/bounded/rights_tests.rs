@@ -100,25 +100,49 @@ fn of_two_that_lack_rights_the_lower_yields_all_and_the_higher_nothing() {
     assert_eq!(giver.handle_ask(2, ask(0, 9, 1), false, &mut account).granted, 3);
 }
 
-#[test]
-fn two_needs_that_only_one_can_have_end_with_one_served() {
-    // Five rights in all, two requests of four: whatever the order, one gets them.
-    let (mut a, mut b) = (Rights::<u8>::new(), Rights::<u8>::new());
-    let (mut pa, mut pb) = (purse(3), purse(2));
-    a.set_largest_waiter(4);
-    b.set_largest_waiter(4);
-    for round in 0..2 {
-        let now = NOW * (round * 100 + 1);
-        let from_a = a.poll_asks(now, pa.left(), (1, 1), [(1, 2)]);
-        let from_b = b.poll_asks(now, pb.left(), (1, 1), [(0, 3)]);
-        for (_, ask) in from_a {
-            pa.allowance += a.handle_answer(1, b.handle_ask(0, ask, true, &mut pb));
-        }
-        for (_, ask) in from_b {
-            pb.allowance += b.handle_answer(0, a.handle_ask(1, ask, false, &mut pa));
-        }
+/// Serves the waiter of `hits` if the account can.
+fn serve(rights: &mut Rights<u8>, account: &mut Purse, hits: u64) -> bool {
+    let served = account.left() >= hits;
+    if served {
+        account.deduct(hits);
+        rights.set_largest_waiter(0);
     }
-    assert_eq!((pa.left(), pb.left()), (5, 0));
+    served
+}
+
+#[test]
+fn of_two_needs_that_only_one_can_have_one_is_served_and_the_other_denied_for_certain() {
+    for (left_a, left_b) in (0..=5).map(|left| (left, 5 - left)) {
+        let (mut a, mut b) = (Rights::<u8>::new(), Rights::<u8>::new());
+        let (mut pa, mut pb) = (purse(left_a), purse(left_b));
+        a.set_largest_waiter(4);
+        b.set_largest_waiter(4);
+        let mut served = [false; 2];
+        for round in 1..=3 {
+            // Both ask before either hears an answer, which is when halves would go back and forth.
+            served[0] |= !served[0] && serve(&mut a, &mut pa, 4);
+            served[1] |= !served[1] && serve(&mut b, &mut pb, 4);
+            let of_a = a.poll_asks(NOW * (round * 100), pa.left(), (0, 1), [(1, 5)]);
+            let of_b = b.poll_asks(NOW * (round * 100), pb.left(), (0, 1), [(0, 5)]);
+            let to_a = of_a
+                .iter()
+                .map(|(_, ask)| b.handle_ask(0, *ask, true, &mut pb))
+                .collect::<Vec<_>>();
+            let to_b = of_b
+                .iter()
+                .map(|(_, ask)| a.handle_ask(1, *ask, false, &mut pa))
+                .collect::<Vec<_>>();
+            pa.allowance += to_a.iter().map(|answer| a.handle_answer(1, *answer)).sum::<u64>();
+            pb.allowance += to_b.iter().map(|answer| b.handle_answer(0, *answer)).sum::<u64>();
+        }
+        let denied = [a.is_exhausted([1]), b.is_exhausted([0])];
+        assert!(served[0] != served[1], "{left_a} and {left_b}: {served:?}");
+        assert_eq!(
+            [served[0] || denied[0], served[1] || denied[1]],
+            [true; 2],
+            "{left_a} and {left_b}"
+        );
+    }
 }
 
 #[test]

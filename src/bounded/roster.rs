@@ -185,7 +185,7 @@ impl Roster {
     /// Why there is no share: [`Blocked`].
     pub fn take(&mut self, start: UnixMillis, now: UnixMillis) -> Result<Arc<Membership>, Blocked> {
         self.advance(now);
-        if let Some(decided) = self.decided.get(&start).filter(|_| self.rules().fixed) {
+        if let Some(decided) = self.decided.get(&start) {
             return Ok(Arc::clone(decided));
         }
         self.permitted(start)?;
@@ -276,6 +276,11 @@ impl Roster {
         self.own.members = members.iter().map(|member| (member.clone(), from)).collect();
         self.own.active = true;
         self
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_version(&self, owner: &ReplicaId) -> u64 {
+        self.records.get(owner).map_or(0, |record| record.version)
     }
 
     #[cfg(test)]

@@ -13,12 +13,8 @@ pub(super) struct Rules {
     pub(super) gathering: bool,
     /// A replica that marked its leaving takes no more shares.
     pub(super) leaving: bool,
-    /// A decision is made once.
-    pub(super) fixed: bool,
     /// A giver deducts what it grants before the grant can be seen.
     pub(super) deduction: bool,
-    /// An ask is served once.
-    pub(super) once: bool,
     /// An heir owns nothing before it holds the leaver's log to its final version.
     pub(super) complete: bool,
     /// A leaver stays until its heir acknowledged.
@@ -35,9 +31,7 @@ impl Rules {
         skew: true,
         gathering: true,
         leaving: true,
-        fixed: true,
         deduction: true,
-        once: true,
         complete: true,
         acknowledgement: true,
         revision: true,
