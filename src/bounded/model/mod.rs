@@ -5,21 +5,28 @@
 //! order, again, or never, which covers loss, delay, reordering, duplication and partitions of any shape.
 //!
 //! For each rule there is a test that breaks it and expects the violation. Exploration is complete where it
-//! fits the bound on states, else breadth first up to it. `WEIR_MODEL_STATES` raises the bound, and
-//! `--nocapture` prints the counts.
+//! fits the bound on states; else it is breadth first up to the bound and continues in random walks, which
+//! reach the depths that breadth does not. `WEIR_MODEL_STATES` raises the bound, and `--nocapture` prints
+//! the counts.
 
 mod roster;
 mod transfer;
 mod will;
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use stateright::{Checker, HasDiscoveries, Model};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 /// States generated per scenario in an ordinary test run.
-const STATES: usize = 400_000;
+const STATES: usize = 120_000;
+
+/// Longest random walk, in steps.
+const WALK_MAX: usize = 400;
 
 /// A part of a state that most steps share: cloned by reference, and hashed once.
 #[derive(Clone, Debug)]
@@ -69,29 +76,100 @@ impl<T: PartialEq> PartialEq for Part<T> {
 
 impl<T: Eq> Eq for Part<T> {}
 
+fn bound() -> usize {
+    std::env::var("WEIR_MODEL_STATES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(STATES)
+}
+
 /// Explores with all rules: nothing forbidden is reachable, and everything that should be possible is.
 fn holds<M>(name: &str, model: M)
 where
-    M: Model + Send + Sync + 'static,
+    M: Model + Clone + Send + Sync + 'static,
     M::State: Hash + Send + Sync + std::fmt::Debug + Clone + PartialEq,
     M::Action: Send + Sync + std::fmt::Debug + Clone + PartialEq,
 {
-    let bound = std::env::var("WEIR_MODEL_STATES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(STATES);
     let checker = model
+        .clone()
         .checker()
         .threads(2)
         .finish_when(HasDiscoveries::AnyFailures);
-    let checker = checker.target_state_count(bound).spawn_bfs().join();
+    let checker = checker.target_state_count(bound()).spawn_bfs().join();
     let (states, unique) = (checker.state_count(), checker.unique_state_count());
-    let extent = if states >= bound { "bounded" } else { "complete" };
+    if states < bound() {
+        println!(
+            "{name}: complete, {unique} states, {states} generated, depth {}",
+            checker.max_depth()
+        );
+        return checker.assert_properties();
+    }
     println!(
-        "{name}: {extent}, {unique} states, {states} generated, depth {}",
+        "{name}: bounded, {unique} states, {states} generated, depth {}",
         checker.max_depth()
     );
-    checker.assert_properties();
+    for property in model
+        .properties()
+        .iter()
+        .filter(|p| p.expectation == Expectation::Always)
+    {
+        checker.assert_no_discovery(property.name);
+    }
+    walks(name, &model, |_| {});
+}
+
+/// Explores in random walks from a fixed seed, and hands the last state of each walk to `at_end`.
+fn walks<M>(name: &str, model: &M, mut at_end: impl FnMut(M::State))
+where
+    M: Model,
+    M::State: Clone,
+    M::Action: std::fmt::Debug + Clone,
+{
+    let mut rng = StdRng::seed_from_u64(1);
+    let properties = model.properties();
+    let mut reached = BTreeSet::new();
+    let (mut steps, mut count, mut deepest) = (0, 0, 0);
+    while steps < bound() {
+        let mut states = model.init_states();
+        let mut state = states.swap_remove(rng.random_range(0..states.len()));
+        let mut path = Vec::new();
+        while path.len() < WALK_MAX {
+            let mut actions = Vec::new();
+            model.actions(&state, &mut actions);
+            if actions.is_empty() {
+                break;
+            }
+            let action = actions.swap_remove(rng.random_range(0..actions.len()));
+            path.push(action.clone());
+            let Some(next) = model.next_state(&state, action) else {
+                continue;
+            };
+            state = next;
+            for property in &properties {
+                let met = (property.condition)(model, &state);
+                let forbidden = property.expectation == Expectation::Always && !met;
+                assert!(
+                    !forbidden,
+                    "{name}, walk {count} from seed 1: not \"{}\" after {path:?}",
+                    property.name
+                );
+                if met {
+                    reached.insert(property.name);
+                }
+            }
+        }
+        (steps, count, deepest) = (steps + path.len(), count + 1, deepest.max(path.len()));
+        at_end(state);
+    }
+    println!("{name}: {count} walks, {steps} steps, longest {deepest}");
+    let missed = properties
+        .iter()
+        .find(|property| !reached.contains(property.name));
+    assert!(
+        missed.is_none(),
+        "{name}: no walk reached \"{}\"",
+        missed.map_or("", |property| property.name)
+    );
 }
 
 /// Explores with a rule broken: the violation of `property` is found.

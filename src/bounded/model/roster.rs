@@ -9,7 +9,7 @@ use stateright::{Model, Property};
 use super::super::roster::{Roster, RosterConfig};
 use super::super::rules::Rules;
 use super::super::{Membership, RosterRecord};
-use super::{Part, holds, violates};
+use super::{Part, holds, violates, walks};
 use crate::limit::{KeyHash, UnixMillis, Window};
 use crate::replication::{Generation, ReplicaId};
 
@@ -208,6 +208,13 @@ impl State {
         }
     }
 
+    fn marked(&self, replica: usize) -> bool {
+        self.replicas[replica]
+            .published
+            .last()
+            .is_some_and(|record| record.leaving_at.is_some())
+    }
+
     fn runs(&self, replica: usize) -> bool {
         self.replicas[replica].roster.is_some()
     }
@@ -317,7 +324,9 @@ impl Scenario {
 
     fn tick(&self, state: &mut State) {
         state.now += 1;
-        let running: Vec<_> = (0..self.nodes.len()).filter(|replica| state.runs(*replica)).collect();
+        let running: Vec<_> = (0..self.nodes.len())
+            .filter(|replica| state.runs(*replica))
+            .collect();
         for replica in running {
             let clock = state.clock(replica).0 / TICK;
             let start = clock - clock % self.window;
@@ -333,6 +342,59 @@ impl Scenario {
                 state.with(replica, |roster, now| roster.handle_tick(now));
             }
         }
+    }
+}
+
+/// What happens once faults end.
+impl Scenario {
+    /// The replicas that could share from now on; `None` where somebody who may hold a share is gone and has
+    /// not come back, or too few are left to begin.
+    fn able(&self, state: &State) -> Option<Vec<usize>> {
+        let booted = |replica: &usize| state.replicas[*replica].booted;
+        let present = |replica: &usize| state.runs(*replica) && !state.marked(*replica);
+        let returned = |gone: usize| {
+            (gone + 1..self.nodes.len()).any(|next| self.nodes[next] == self.nodes[gone] && present(&next))
+        };
+        let all: Vec<_> = (0..self.nodes.len()).filter(booted).collect();
+        let resolved = all
+            .iter()
+            .all(|replica| state.runs(*replica) || returned(*replica));
+        let able: Vec<_> = all
+            .into_iter()
+            .filter(present)
+            .filter(|replica| !returned(*replica))
+            .collect();
+        (resolved && able.len() >= self.min_roster).then_some(able)
+    }
+
+    /// Windows until all who are able share one whole limit, when everybody hears everybody's newest record
+    /// twice a tick.
+    fn windows_to_share(&self, mut state: State, able: &[usize]) -> Option<u64> {
+        let from = state.now;
+        let slack = self.skew + 1;
+        while state.now < from + 4 * self.window + slack {
+            for (replica, owner) in (0..2 * self.nodes.len()).flat_map(|to| {
+                let to = to % self.nodes.len();
+                (0..self.nodes.len()).map(move |of| (to, of))
+            }) {
+                let newest = state.replicas[owner]
+                    .published
+                    .last()
+                    .map(|record| record.version);
+                if let Some(version) = newest.filter(|_| replica != owner && state.runs(replica)) {
+                    state.hear(replica, owner, version);
+                }
+            }
+            self.tick(&mut state);
+            let whole = |(_, (takers, sums)): &(&u64, &(usize, [u64; 3]))| {
+                *takers == able.len() && *sums == LIMITS.map(|(limit, _)| limit)
+            };
+            if let Some((start, _)) = state.taken.iter().find(whole) {
+                return Some(start.saturating_sub(from).div_ceil(self.window));
+            }
+            state.settle(self);
+        }
+        None
     }
 }
 
@@ -617,6 +679,89 @@ fn forgetting_a_crashed_member_never_adds_more_than_the_limit() {
             skew: 0,
             together: 2,
             ..forget
+        },
+    );
+}
+
+#[test]
+fn larger_clusters_never_exceed_the_limit() {
+    let four = Scenario {
+        nodes: vec!['a', 'b', 'c', 'd'],
+        min_roster: 3,
+        horizon: 6,
+        ..Scenario::default()
+    };
+    let walk = |name, scenario: Scenario| walks(name, &scenario, |_| {});
+    walk(
+        "two join, two leave",
+        Scenario {
+            leaves: 2,
+            together: 2,
+            ..four.clone()
+        },
+    );
+    walk(
+        "two join, two leave, lazy",
+        Scenario {
+            leaves: 2,
+            lazy: true,
+            ..four.clone()
+        },
+    );
+    let restarts = Scenario {
+        nodes: vec!['a', 'b', 'a', 'b'],
+        crashes: 2,
+        min_roster: 2,
+        ..four.clone()
+    };
+    walk(
+        "both restart, one leaves",
+        Scenario {
+            leaves: 1,
+            ..restarts
+        },
+    );
+    let founding = Scenario {
+        members: 0,
+        unaware: true,
+        horizon: 8,
+        ..four
+    };
+    walk(
+        "founding of four",
+        Scenario {
+            leaves: 1,
+            together: 3,
+            ..founding
+        },
+    );
+}
+
+#[test]
+fn after_faults_end_every_live_node_shares_again_within_three_windows() {
+    let heals = |name, scenario: Scenario| {
+        let (mut shared, mut worst) = (0, 0);
+        walks(name, &scenario, |state| {
+            if let Some(able) = scenario.able(&state) {
+                let windows = scenario.windows_to_share(state.clone(), &able);
+                worst = worst
+                    .max(windows.unwrap_or_else(|| panic!("{name}: {able:?} never share after {state:#?}")));
+                shared += 1;
+            }
+        });
+        println!("{name}: {shared} healed, at most {worst} windows");
+        assert!(
+            shared > 100 && worst <= 3,
+            "{name}: {shared} healed, worst {worst}"
+        );
+    };
+    heals("join, leave, heal", Scenario { leaves: 1, ..join() });
+    heals("restart, heal", restart());
+    heals(
+        "founding, heal",
+        Scenario {
+            nodes: vec!['a', 'b', 'c'],
+            ..founding()
         },
     );
 }
