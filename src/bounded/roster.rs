@@ -174,7 +174,7 @@ impl Roster {
             .map(|(id, _)| id.clone())
             .collect();
         self.update(now, |roster| {
-            gone.iter().for_each(|replica| roster.give_up(replica))
+            gone.iter().for_each(|replica| roster.give_up(replica));
         });
     }
 
@@ -208,11 +208,20 @@ impl Roster {
         self.update(now, |roster| roster.end(End::Leaving));
     }
 
-    /// The operator says that `node` is gone for good and its process has stopped: all its generations
-    /// depart. Gives those that were members. If one still lives, up to one more limit may be admitted.
+    /// The operator says that `node` is gone for good and that its process has stopped. Of several
+    /// generations the newest stays, unless it is dead too. Gives those that depart. If one still lives, up
+    /// to one more limit may be admitted.
     pub fn forget(&mut self, node: &NodeId, now: UnixMillis) -> Vec<ReplicaId> {
         let of_node = |id: &&ReplicaId| id.node == *node && **id != self.me;
-        let gone: Vec<_> = self.own.members.keys().filter(of_node).cloned().collect();
+        let generations: Vec<_> = self.own.members.keys().filter(of_node).cloned().collect();
+        let newest = generations
+            .last()
+            .filter(|newest| generations.len() > 1 && !self.dead.contains_key(*newest));
+        let gone: Vec<_> = generations
+            .iter()
+            .filter(|id| Some(*id) != newest)
+            .cloned()
+            .collect();
         self.update(now, |roster| {
             gone.iter().for_each(|replica| roster.give_up(replica))
         });

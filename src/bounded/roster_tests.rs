@@ -179,6 +179,22 @@ fn a_dead_member_blocks_joiners_until_it_is_forgotten() {
 }
 
 #[test]
+fn forgetting_a_node_spares_the_process_that_took_its_place() {
+    let careful = RosterConfig {
+        retire_on_restart: false,
+        ..config(1)
+    };
+    let mut a = Roster::new(replica("a", 10), careful);
+    let (former, latter) = (replica("b", 20), replica("b", 900));
+    a.handle_peer(&former, at(100));
+    a.handle_peer(&latter, at(1000));
+    assert_eq!(a.record().members.len(), 3);
+    assert_eq!(a.forget(&former.node, at(1000)), [former]);
+    assert_eq!(a.forget(&latter.node, at(1000)), [latter]);
+    assert_eq!(a.forget(&"a".parse().unwrap(), at(1000)), []);
+}
+
+#[test]
 fn old_and_repeated_records_change_nothing_and_versions_rise_only_with_change() {
     let (ia, ib) = (replica("a", 10), replica("b", 20));
     let (mut a, mut b) = (
