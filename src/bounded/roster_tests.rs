@@ -162,7 +162,7 @@ fn a_dead_member_blocks_joiners_until_it_is_forgotten() {
     );
     // The record that a holds of b does not list c: a keeps its share, and counts three.
     assert_eq!(a.take(at(3000), at(3000)).unwrap().divisor(), 3);
-    assert_eq!(a.forget(&ib.node, at(3000)), [ib.clone()]);
+    assert_eq!(a.forget(&ib.node, at(3000)), vec![ib.clone()]);
     exchange(&mut a, &mut c, (&ia, &ic), 3000);
     assert_eq!(c.take(at(3200), at(3200)).unwrap().divisor(), 2);
     let patient = RosterConfig {

@@ -23,7 +23,7 @@ use rand::{Rng as _, SeedableRng as _};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 /// States generated per scenario in an ordinary test run.
-const STATES: usize = 120_000;
+const STATES: usize = 80_000;
 
 /// Longest random walk, in steps.
 const WALK_MAX: usize = 400;
@@ -84,7 +84,7 @@ fn bound() -> usize {
 }
 
 /// Explores with all rules: nothing forbidden is reachable, and everything that should be possible is.
-fn holds<M>(name: &str, model: M)
+fn holds<M>(name: &str, model: &M)
 where
     M: Model + Clone + Send + Sync + 'static,
     M::State: Hash + Send + Sync + std::fmt::Debug + Clone + PartialEq,
@@ -115,7 +115,7 @@ where
     {
         checker.assert_no_discovery(property.name);
     }
-    walks(name, &model, |_| {});
+    walks(name, model, |_| {});
 }
 
 /// Explores in random walks from a fixed seed, and hands the last state of each walk to `at_end`.

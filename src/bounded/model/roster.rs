@@ -333,7 +333,7 @@ impl Scenario {
             if start == clock {
                 // Only the window that begins is open: the former's decisions and departed are let go.
                 state.with(replica, |roster, now| {
-                    roster.retain(&[UnixMillis(start * TICK)], now)
+                    roster.retain(&[UnixMillis(start * TICK)], now);
                 });
                 if !self.lazy && start > 0 {
                     state.take(replica, start);
@@ -570,7 +570,7 @@ fn founding() -> Scenario {
 fn members_that_leave_never_leave_more_than_the_limit() {
     holds(
         "leave",
-        Scenario {
+        &Scenario {
             leaves: 1,
             horizon: 7,
             window: 3,
@@ -579,7 +579,7 @@ fn members_that_leave_never_leave_more_than_the_limit() {
     );
     holds(
         "leave, lazy",
-        Scenario {
+        &Scenario {
             leaves: 1,
             lazy: true,
             ..Scenario::default()
@@ -589,10 +589,10 @@ fn members_that_leave_never_leave_more_than_the_limit() {
 
 #[test]
 fn a_joiner_never_adds_more_than_the_limit() {
-    holds("join", join());
+    holds("join", &join());
     holds(
         "join, leave",
-        Scenario {
+        &Scenario {
             leaves: 1,
             newest_only: true,
             ..join()
@@ -600,7 +600,7 @@ fn a_joiner_never_adds_more_than_the_limit() {
     );
     holds(
         "join, lazy",
-        Scenario {
+        &Scenario {
             lazy: true,
             newest_only: true,
             ..join()
@@ -612,14 +612,14 @@ fn a_joiner_never_adds_more_than_the_limit() {
 fn a_restart_never_adds_more_than_the_limit() {
     holds(
         "restart",
-        Scenario {
+        &Scenario {
             horizon: 6,
             ..restart()
         },
     );
     holds(
         "restart, leave",
-        Scenario {
+        &Scenario {
             leaves: 1,
             newest_only: true,
             ..restart()
@@ -627,7 +627,7 @@ fn a_restart_never_adds_more_than_the_limit() {
     );
     holds(
         "zombie",
-        Scenario {
+        &Scenario {
             crashes: 0,
             zombies: true,
             newest_only: true,
@@ -638,10 +638,10 @@ fn a_restart_never_adds_more_than_the_limit() {
 
 #[test]
 fn founders_never_begin_with_more_than_the_limit() {
-    holds("founding", founding());
+    holds("founding", &founding());
     holds(
         "founding of three",
-        Scenario {
+        &Scenario {
             nodes: vec!['a', 'b', 'c'],
             newest_only: true,
             skew: 0,
@@ -657,7 +657,7 @@ fn founders_never_begin_with_more_than_the_limit() {
     };
     holds(
         "founder of one, restart",
-        Scenario {
+        &Scenario {
             horizon: 7,
             window: 3,
             ..alone
@@ -675,7 +675,7 @@ fn forgetting_a_crashed_member_never_adds_more_than_the_limit() {
     };
     holds(
         "forget",
-        Scenario {
+        &Scenario {
             skew: 0,
             together: 2,
             ..forget

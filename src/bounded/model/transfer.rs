@@ -243,10 +243,10 @@ fn transfers(shares: &[u64], hits: &[u64]) -> Transfers {
 
 #[test]
 fn transfers_never_make_or_lose_a_right() {
-    holds("two replicas", transfers(&[2, 1], &[1]));
-    holds("two replicas, two sizes", transfers(&[2, 2], &[1, 3]));
-    holds("three replicas", transfers(&[1, 1, 1], &[1]));
-    holds("three replicas, need of two", transfers(&[1, 1, 0], &[2]));
+    holds("two replicas", &transfers(&[2, 1], &[1]));
+    holds("two replicas, two sizes", &transfers(&[2, 2], &[1, 3]));
+    holds("three replicas", &transfers(&[1, 1, 1], &[1]));
+    holds("three replicas, need of two", &transfers(&[1, 1, 0], &[2]));
 }
 
 #[test]

@@ -289,17 +289,13 @@ impl Model for Wills {
                 (0..state.replicas.len()).filter(exited).all(owned)
             }),
             Property::sometimes(
-                "the last one left admits the whole limit",
+                "with somebody gone the whole limit is admitted",
                 |model: &Self, state: &State| {
-                    let running = state
-                        .replicas
-                        .iter()
-                        .filter(|replica| replica.phase == Phase::Running);
                     let leavers = state
                         .replicas
                         .iter()
                         .filter(|replica| replica.phase == Phase::Exited);
-                    leavers.count() == model.leaves && running.count() >= 1 && total(state) == model.limit
+                    leavers.count() > 0 && total(state) == model.limit
                 },
             ),
         ]
@@ -323,11 +319,11 @@ fn wills(replicas: usize, leaves: usize) -> Wills {
 
 #[test]
 fn wills_never_double_a_right_and_never_lose_one_of_who_leaves_in_order() {
-    holds("one leaves", wills(3, 1));
-    holds("two leave, chained", wills(3, 2));
+    holds("one leaves", &wills(3, 1));
+    holds("two leave, chained", &wills(3, 2));
     holds(
         "two leave, one revises, one crashes",
-        Wills {
+        &Wills {
             revisions: 1,
             crashes: 1,
             ..wills(3, 2)
@@ -335,7 +331,7 @@ fn wills_never_double_a_right_and_never_lose_one_of_who_leaves_in_order() {
     );
     holds(
         "four replicas",
-        Wills {
+        &Wills {
             limit: 4,
             ..wills(4, 2)
         },
