@@ -3,6 +3,9 @@
 //! Two replicas that both take a share of a window have counted each other: that is all the state machine
 //! has to ensure, and each of its rules is needed for it (`docs/bounded.md`, and the model in `model`).
 
+mod change;
+mod permit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,7 +226,7 @@ impl Roster {
             .cloned()
             .collect();
         self.update(now, |roster| {
-            gone.iter().for_each(|replica| roster.give_up(replica))
+            gone.iter().for_each(|replica| roster.give_up(replica));
         });
         gone
     }
@@ -301,222 +304,6 @@ impl Roster {
     #[expect(clippy::unused_self, reason = "tests break rules per roster")]
     fn rules(&self) -> Rules {
         Rules::ALL
-    }
-}
-
-/// What blocks a share, in the order in which it is told.
-impl Roster {
-    fn permitted(&self, start: UnixMillis) -> Result<(), Blocked> {
-        match self.end.filter(|_| self.rules().leaving) {
-            Some(End::Leaving) => return Err(Blocked::Leaving),
-            Some(End::Superseded) => return Err(Blocked::Superseded),
-            Some(End::Forgotten) => return Err(Blocked::Forgotten),
-            None => {}
-        }
-        if start > self.clock {
-            return Err(Blocked::NotStarted);
-        }
-        let given_up = start <= self.retained_at && !self.open.contains(&start);
-        if given_up || self.decided.len() >= STARTS_MAX {
-            return Err(Blocked::TooLate);
-        }
-        if self.full { Err(Blocked::Full) } else { Ok(()) }
-    }
-
-    /// Whoever spent before this replica booted did so in windows that started by boot + S.
-    fn booted_before(&self, start: UnixMillis) -> Result<(), Blocked> {
-        let skew = if self.rules().skew {
-            self.config.skew
-        } else {
-            Duration::ZERO
-        };
-        let after = boot_of(self.me.generation).plus(skew);
-        if start > after {
-            Ok(())
-        } else {
-            Err(Blocked::BootSkew { after })
-        }
-    }
-
-    /// The newest record of every other member lists this replica from before the window: that member's
-    /// own decision for the window, made or to be made, counts it.
-    fn listed_by_all(&self, members: &[&ReplicaId], start: UnixMillis) -> Result<(), Blocked> {
-        for member in members.iter().copied().filter(|member| **member != self.me) {
-            let since = self.dead.get(member).copied();
-            let Some(record) = self.records.get(member) else {
-                return Err(Blocked::Missing {
-                    member: member.clone(),
-                    since,
-                });
-            };
-            match record.members.get(&self.me) {
-                None => {
-                    return Err(Blocked::Unlisted {
-                        member: member.clone(),
-                        since,
-                    });
-                }
-                Some(from) if *from >= start && self.rules().from => {
-                    return Err(Blocked::ListedLate {
-                        member: member.clone(),
-                        from: *from,
-                    });
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A first share needs enough nodes, or a member that has taken one: then the group exists already.
-    fn gathered(&self, members: &[&ReplicaId]) -> Result<(), Blocked> {
-        let active = |member: &&ReplicaId| self.records.get(*member).is_some_and(|record| record.active);
-        if self.own.active || members.iter().any(active) || !self.rules().gathering {
-            return Ok(());
-        }
-        let present = members
-            .iter()
-            .map(|member| &member.node)
-            .collect::<BTreeSet<_>>()
-            .len();
-        let needed = self.config.min_roster;
-        if present >= needed {
-            Ok(())
-        } else {
-            Err(Blocked::Gathering { present, needed })
-        }
-    }
-
-    /// A first founder of one may use the windows in progress: it can only repeat what a crash forgot.
-    fn founds_alone(&self, members: &[&ReplicaId]) -> bool {
-        let alone = members.len() == 1 && self.own.departed.is_empty();
-        alone && self.config.min_roster <= 1 && !self.config.strict_start
-    }
-
-    /// Everyone who may take a share of windows that start at `start`, as far as is known.
-    fn members_at(&self, start: UnixMillis) -> Vec<&ReplicaId> {
-        let late = |(_, until): &(&ReplicaId, &UnixMillis)| self.rules().until && **until >= start;
-        let departed = self.own.departed.iter().filter(late).map(|(replica, _)| replica);
-        self.own.members.keys().chain(departed).collect()
-    }
-}
-
-/// How the roster changes.
-impl Roster {
-    fn advance(&mut self, now: UnixMillis) {
-        self.clock = self.clock.max(now);
-    }
-
-    fn update(&mut self, now: UnixMillis, change: impl FnOnce(&mut Self)) {
-        self.advance(now);
-        let before = self.own.clone();
-        change(self);
-        self.retire();
-        if self.own != before {
-            self.own.version += 1;
-        }
-    }
-
-    fn is_known(&self, replica: &ReplicaId) -> bool {
-        self.own.members.contains_key(replica) || self.own.departed.contains_key(replica)
-    }
-
-    fn add(&mut self, replica: &ReplicaId) {
-        if self.is_known(replica) {
-            return;
-        }
-        if self.own.members.len() >= RosterRecord::ENTRIES_MAX {
-            self.full = true;
-        } else {
-            self.own.members.insert(replica.clone(), self.clock);
-        }
-    }
-
-    /// Where there is no room for the mark, the replica stays a member, which is the careful side.
-    fn depart(&mut self, replica: &ReplicaId, until: UnixMillis) {
-        if *replica == self.me {
-            // Others learn of a leaving from its record; who hears of its own any other way was declared gone.
-            return self.end(End::Forgotten);
-        }
-        if let Some(known) = self.own.departed.get_mut(replica) {
-            *known = until.max(*known);
-        } else if self.own.departed.len() < RosterRecord::ENTRIES_MAX {
-            self.own.members.remove(replica);
-            self.dead.remove(replica);
-            self.own.departed.insert(replica.clone(), until);
-            self.full &= self.own.members.len() >= RosterRecord::ENTRIES_MAX;
-        }
-    }
-
-    fn give_up(&mut self, replica: &ReplicaId) {
-        self.depart(replica, self.clock.plus(self.config.skew));
-    }
-
-    /// The first end stands. Every end is published as a leaving, so that nobody waits for this replica.
-    fn end(&mut self, end: End) {
-        self.end = self.end.or(Some(end));
-        let clock = self.clock;
-        self.own.leaving_at.get_or_insert(clock);
-    }
-
-    /// Former generations have stopped by the time that their successor booted, which by any member's
-    /// clock is at most S later than the successor's own says.
-    fn retire(&mut self) {
-        let known = || self.own.members.keys().chain(self.own.departed.keys());
-        let mut newest: BTreeMap<&NodeId, Generation> = BTreeMap::new();
-        for replica in known() {
-            let generation = newest.entry(&replica.node).or_insert(replica.generation);
-            *generation = replica.generation.max(*generation);
-        }
-        let skew = if self.rules().skew {
-            self.config.skew
-        } else {
-            Duration::ZERO
-        };
-        let former = known().filter_map(|replica| {
-            let successor = *newest.get(&replica.node)?;
-            let until = boot_of(successor).plus(skew);
-            (successor > replica.generation).then(|| (replica.clone(), until))
-        });
-        for (replica, until) in former.collect::<Vec<_>>() {
-            if replica == self.me {
-                self.end(End::Superseded);
-                // Its successor's appearance is also how others came to let it go.
-                self.end = self
-                    .end
-                    .filter(|end| *end != End::Forgotten)
-                    .or(Some(End::Superseded));
-            } else if self.config.retire_on_restart {
-                self.depart(&replica, until);
-            }
-        }
-    }
-
-    fn forget_departed(&mut self) {
-        let undecided = self.open.iter().filter(|start| !self.decided.contains_key(start));
-        let earliest = undecided.min().copied().unwrap_or(self.clock).min(self.clock);
-        let matters = |until: &UnixMillis| until.plus(DEPARTED_RETENTION) >= earliest;
-        let current = || {
-            self.own
-                .members
-                .keys()
-                .filter_map(|member| self.records.get(member))
-        };
-        let listed = |replica: &ReplicaId| current().any(|record| record.members.contains_key(replica));
-        let forgotten: Vec<_> = self
-            .own
-            .departed
-            .iter()
-            .filter(|(replica, until)| !matters(until) && !listed(replica))
-            .map(|(replica, _)| replica.clone())
-            .collect();
-        let clock = self.clock;
-        self.update(clock, |roster| {
-            for replica in &forgotten {
-                roster.own.departed.remove(replica);
-                roster.records.remove(replica);
-            }
-        });
     }
 }
 
