@@ -2,6 +2,7 @@
 //! differ by up to S, with joins, leaves, crashes, restarts and operators that forget.
 
 mod heal;
+mod state;
 mod tests;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,11 @@ use stateright::{Model, Property};
 
 use super::super::roster::{Roster, RosterConfig};
 use super::super::rules::Rules;
-use super::super::{Membership, RosterRecord};
 use super::Part;
-use crate::limit::{KeyHash, UnixMillis, Window};
+use crate::limit::UnixMillis;
 use crate::replication::{Generation, ReplicaId};
+
+use state::{Replica, State};
 
 /// A tick of the model: as long as the roster remembers the departed beyond need, so that it forgets.
 const TICK: u64 = 60 * 60 * 1000;
@@ -72,28 +74,6 @@ impl Default for Scenario {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
-    now: u64,
-    replicas: Vec<Part<Replica>>,
-    /// Per window start: how many took a share, and the sum of the shares of each of [`LIMITS`].
-    taken: BTreeMap<u64, (usize, [u64; 3])>,
-    leaves: usize,
-    crashes: usize,
-    forgets: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Replica {
-    booted: bool,
-    /// How far its clock is ahead.
-    ahead: u64,
-    /// While the process runs.
-    roster: Option<Roster>,
-    id: Option<ReplicaId>,
-    published: Vec<RosterRecord>,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Action {
     Tick,
@@ -121,115 +101,6 @@ enum Action {
         replica: usize,
         gone: usize,
     },
-}
-
-impl State {
-    fn clock(&self, replica: usize) -> UnixMillis {
-        UnixMillis((self.now + self.replicas[replica].ahead) * TICK)
-    }
-
-    /// Lets a replica's roster change, and publishes what comes of it.
-    fn with<R>(&mut self, replica: usize, change: impl FnOnce(&mut Roster, UnixMillis) -> R) -> R {
-        let clock = self.clock(replica);
-        self.replicas[replica].change(|state| {
-            let roster = state.roster.as_mut().expect("actions are of running processes");
-            let result = change(roster, clock);
-            if state.published.last() != Some(roster.record()) {
-                let newer = |last: &RosterRecord| last.version < roster.record().version;
-                assert!(
-                    state.published.last().is_none_or(newer),
-                    "a changed record has a higher version"
-                );
-                state.published.push(roster.record().clone());
-            }
-            result
-        })
-    }
-
-    fn hear(&mut self, replica: usize, owner: usize, version: u64) {
-        let id = self.replicas[owner].id.clone().expect("who published has booted");
-        let record = self.replicas[owner]
-            .published
-            .iter()
-            .find(|record| record.version == version);
-        let record = record.expect("actions name published versions").clone();
-        self.with(replica, |roster, clock| roster.handle_record(&id, &record, clock));
-    }
-
-    fn take(&mut self, replica: usize, start: u64) {
-        let open = [UnixMillis(start * TICK)];
-        let before = self.replicas[replica]
-            .roster
-            .as_ref()
-            .map_or(0, |roster| roster.decided().count());
-        let taken = self.with(replica, |roster, clock| {
-            let taken = roster.take(open[0], clock);
-            (taken, roster.decided().count())
-        });
-        if let (Ok(membership), after) = taken
-            && after > before
-        {
-            let entry = self.taken.entry(start).or_default();
-            entry.0 += 1;
-            for (sum, (limit, key)) in entry.1.iter_mut().zip(LIMITS) {
-                *sum += share(&membership, limit, key);
-            }
-        }
-    }
-
-    fn held(&self, replica: usize, owner: usize) -> u64 {
-        let (roster, id) = (&self.replicas[replica].roster, &self.replicas[owner].id);
-        let held = roster
-            .as_ref()
-            .zip(id.as_ref())
-            .map(|(roster, id)| roster.held_version(id));
-        held.unwrap_or(0)
-    }
-
-    /// Drops what no step can see any more, so that states which differ only in it are one.
-    fn settle(&mut self, scenario: &Scenario) {
-        let now = self.now;
-        let length = if scenario.lazy { scenario.window } else { 0 };
-        self.taken.retain(|start, _| now <= start + length);
-        for owner in 0..self.replicas.len() {
-            let may_hear = |replica: &usize| {
-                *replica != owner && (!self.replicas[*replica].booted || self.runs(*replica))
-            };
-            let least = (0..self.replicas.len())
-                .filter(may_hear)
-                .map(|replica| self.held(replica, owner))
-                .min();
-            let last = self.replicas[owner]
-                .published
-                .last()
-                .map_or(0, |record| record.version);
-            let useless =
-                |record: &RosterRecord| record.version <= least.unwrap_or(last) && record.version != last;
-            if self.replicas[owner].published.iter().any(useless) {
-                self.replicas[owner].change(|state| state.published.retain(|record| !useless(record)));
-            }
-        }
-    }
-
-    fn marked(&self, replica: usize) -> bool {
-        self.replicas[replica]
-            .published
-            .last()
-            .is_some_and(|record| record.leaving_at.is_some())
-    }
-
-    fn runs(&self, replica: usize) -> bool {
-        self.replicas[replica].roster.is_some()
-    }
-}
-
-fn share(membership: &Membership, limit: u64, key: u128) -> u64 {
-    let start = membership.start();
-    let window = Window {
-        start,
-        end: UnixMillis(start.0 + TICK),
-    };
-    membership.share(limit, KeyHash(key), window)
 }
 
 impl Scenario {
