@@ -4,6 +4,7 @@
 //!
 //! - [`limit`]: rules, keys, windows, counters and the admission decision. Pure.
 //! - [`replication`]: the state machine that spreads counters between nodes, and its wire codec. Pure.
+//! - [`bounded`]: who may spend how much of a limit that is never exceeded: roster, shares, transfers, wills. Pure.
 //! - [`config`]: one typed, checked configuration from file, environment and flags. Pure.
 //! - [`cluster`]: membership, discovery and the sealed UDP transport; drives [`replication`].
 //! - [`proxy`]: listeners, routing, upstream pools, headers, the response to every error.
@@ -15,6 +16,7 @@
 //! come in as arguments, so the simulator runs the very code that production runs.
 
 pub mod admin;
+pub mod bounded;
 pub mod cli;
 pub mod cluster;
 pub mod config;
