@@ -10,7 +10,6 @@ use super::codec::{self, Delta, DeltaRow, Interval, Version};
 use super::core::Replication;
 use super::log::{LogEntry, OriginIndex};
 use super::origin::OWN;
-use super::push::OWN_HOLE_MILLIS;
 
 /// A delta, and the bytes it takes in a frame at most.
 pub(super) type Sized = (Delta, usize);
@@ -42,15 +41,11 @@ impl Replication {
         if let Some((row, _)) = self.rows.tenant(lost.slot()).filter(|(row, _)| lost.is_of(*row)) {
             self.lose_row(row, wall);
         }
-        let soon = UnixMillis(wall.0.saturating_add(OWN_HOLE_MILLIS));
-        let until = if log == OWN {
-            soon
-        } else {
-            soon.max(lost.ended_by())
-        };
-        if let Some(origin) = self.origins.get_mut(log) {
+        if log != OWN
+            && let Some(origin) = self.origins.get_mut(log)
+        {
             origin.log.remove(lost);
-            origin.record_hole(lost.version(), until);
+            origin.record_hole(lost.version(), lost.ended_by());
         }
     }
 }
@@ -67,6 +62,7 @@ struct Composer<'a> {
     groups: SmallVec<[(OriginIndex, u64, UnixMillis); 8]>,
     bytes: usize,
     overhead: usize,
+    held: Version,
     wall: UnixMillis,
     deltas: Vec<Sized>,
 }
@@ -86,6 +82,10 @@ impl<'a> Composer<'a> {
             groups: SmallVec::new(),
             bytes: 0,
             overhead,
+            held: core
+                .origins
+                .get(log)
+                .map_or(0, |origin| origin.before_hole(origin.held(log))),
             wall,
             deltas: Vec::new(),
         }
@@ -106,7 +106,8 @@ impl<'a> Composer<'a> {
                 .tenant(entry.slot())
                 .filter(|(row, _)| entry.is_of(*row));
             let Some((row, state)) = tenant else {
-                if entry.ended_by() <= self.wall {
+                // Of our own log, what was evicted is empty: docs/protocol.md, "Holes".
+                if self.log == OWN || entry.ended_by() <= self.wall {
                     continue;
                 }
                 self.close(entry.version() - 1);
@@ -117,6 +118,9 @@ impl<'a> Composer<'a> {
                 continue;
             }
             let Some(view) = core.counters.view(row) else {
+                if self.log == OWN && origin.hole.is_none() && core.own_holes_from > self.wall {
+                    continue;
+                }
                 self.close(entry.version() - 1);
                 return Some(*entry);
             };
@@ -213,7 +217,7 @@ impl<'a> Composer<'a> {
         let delta = Delta {
             log: origin.id.clone(),
             interval,
-            complete_at: origin.log.complete_at(self.after, to),
+            complete_at: origin.log.complete_at(self.after, to, self.held),
             paused: false,
             rows,
         };

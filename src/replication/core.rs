@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use siphasher::sip::SipHasher24;
 
 use crate::limit::significance::Significance;
-use crate::limit::{Counters, Now, RowRef};
+use crate::limit::{Counters, Now, RowRef, UnixMillis};
 
 use super::codec::{self, Body, FRAME_VERSION, FRAME_VERSION_MIN, FrameError, Version};
 use super::id::ReplicaId;
@@ -171,6 +171,10 @@ pub struct Replication {
     pub(super) sharing: u32,
     /// The version of the frames that are sent.
     pub(super) frame_version: u8,
+    /// From when on an eviction may make a hole in our own log again.
+    pub(super) own_holes_from: UnixMillis,
+    /// Evictions as of the last sweep.
+    pub(super) evicted: u64,
     /// Where the next digest begins: above the log of this replica.
     pub(super) digest_cursor: Option<ReplicaId>,
     pub(super) backlog: bool,
@@ -203,6 +207,8 @@ impl Replication {
             next_gap: None,
             sharing: 1,
             frame_version: FRAME_VERSION,
+            own_holes_from: UnixMillis(0),
+            evicted: 0,
             digest_cursor: None,
             backlog: false,
             leaving: false,
@@ -230,7 +236,7 @@ impl Replication {
         }
         let mut fresh = Vec::new();
         for (id, address) in living {
-            let Some(index) = self.origins.index_or_insert(id).filter(|index| *index != OWN) else {
+            let Some(index) = self.origins.meet(id).filter(|index| *index != OWN) else {
                 continue;
             };
             let Some(origin) = self.origins.get_mut(index) else {

@@ -80,6 +80,7 @@ fn tenancy(row: RowRef) -> u16 {
 pub(super) struct VersionLog {
     entries: VecDeque<LogEntry>,
     compacted_to: Version,
+    moved_to: Version,
     compact_above: usize,
 }
 
@@ -126,8 +127,11 @@ impl VersionLog {
         here.position(|e| e.place() == entry.place()).map(|at| first + at)
     }
 
-    /// Takes out the entries above `after`.
+    /// Takes out the entries above `after`, where the log ends from then on: whoever takes them passes them on
+    /// elsewhere, and nothing in front of them waits for them.
     pub(super) fn take_above(&mut self, after: Version) -> impl Iterator<Item = LogEntry> {
+        self.compacted_to = self.compacted_to.min(after);
+        self.moved_to = self.moved_to.min(after);
         let at = self.entries.partition_point(|entry| entry.version() <= after);
         self.entries.drain(at..)
     }
@@ -138,13 +142,21 @@ impl VersionLog {
         self.entries.range(at..)
     }
 
-    /// The version up to which a log must be held for the stretch `(after, to]` to be whole.
-    pub(super) fn complete_at(&self, after: Version, to: Version) -> Version {
-        if after < self.compacted_to {
-            to.max(self.compacted_to)
+    /// The version up to which a log, held up to `held`, must be held for the stretch `(after, to]` to be
+    /// whole.
+    pub(super) fn complete_at(&self, after: Version, to: Version, held: Version) -> Version {
+        let left_behind = self.compacted_to.max(self.moved_to.min(held));
+        if after < left_behind {
+            to.max(left_behind)
         } else {
             to
         }
+    }
+
+    /// Notes that a stretch up to `to` was received as one: rows may stand in it at later places than they
+    /// were released at, and so a part of it alone is not whole.
+    pub(super) fn note_moved(&mut self, to: Version) {
+        self.moved_to = self.moved_to.max(to);
     }
 
     /// Whether enough entries have gathered for [`VersionLog::compact`] to pay.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limit::{Now, UnixMillis};
+use crate::limit::{Now, RowRef, UnixMillis};
 
 use super::codec::{Delta, DeltaRow};
 use super::core::Replication;
@@ -24,7 +24,7 @@ impl Replication {
             // Nothing to hold, and no claim worth remembering about a replica that nothing is left of.
             return;
         }
-        let Some(log) = self.origins.index_or_insert(&delta.log).filter(|log| *log != OWN) else {
+        let Some(log) = self.origins.hear_of(&delta.log).filter(|log| *log != OWN) else {
             return;
         };
         let Some(origin) = self.origins.get(log) else {
@@ -37,7 +37,7 @@ impl Replication {
         let confirmed = origin.progress.confirmed();
         let mut waiting = Vec::with_capacity(delta.rows.len());
         for row in &delta.rows {
-            let Some(merged) = self.merge_row(log, row, now) else {
+            let Some(merged) = self.merge_row(sender, log, row, now) else {
                 continue;
             };
             if claimable && row.version > confirmed {
@@ -56,24 +56,30 @@ impl Replication {
     }
 
     /// Merges one row into the table. `None` when nothing is held of it: refused, or its window is over.
-    fn merge_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now) -> Option<Waiting> {
+    fn merge_row(
+        &mut self,
+        sender: Option<OriginIndex>,
+        log: OriginIndex,
+        row: &DeltaRow,
+        now: Now,
+    ) -> Option<Waiting> {
         let window = row.key.window;
         if window.end <= now.wall.minus(self.config.grace) {
             return None;
         }
         if window.start > now.wall.plus(self.config.max_clock_skew) {
-            self.refuse_row(log, row, now, now.wall.plus(FUTURE_RETRY));
+            self.refuse_row(sender, log, row, now, now.wall.plus(FUTURE_RETRY));
             return None;
         }
         let subject = match &row.subject {
-            Some(id) => self.origins.index_or_insert(id)?,
+            Some(id) => self.origins.hear_of(id)?,
             None => log,
         };
         if subject == OWN {
             return None;
         }
-        let Some(found) = self.find_or_make(log, row, now) else {
-            self.refuse_row(log, row, now, now.wall);
+        let Some(found) = self.find_or_make(subject, row, now) else {
+            self.refuse_row(sender, log, row, now, now.wall);
             return None;
         };
         let state = self.rows.get_mut(found)?;
@@ -99,35 +105,45 @@ impl Replication {
         })
     }
 
-    /// The row in the table, made if its sender has not used up its share: half of the table, so that one
-    /// broken peer cannot crowd out everybody else.
-    fn find_or_make(&mut self, log: OriginIndex, row: &DeltaRow, now: Now) -> Option<crate::limit::RowRef> {
-        let known = self.counters.find(&row.key);
-        let found = match known {
-            Some(found) => found,
-            None => {
-                let share = self.counters.capacity() as usize / 2;
-                if self.origins.get(log)?.created >= share {
-                    return None;
-                }
-                self.counters.find_or_insert(&row.key).ok()?
-            }
-        };
-        self.settle_row(found, row.key.window.end, now.wall);
-        if known.is_none() {
-            self.rows.get_mut(found)?.created_by = log;
-            self.origins.get_mut(log)?.created += 1;
+    /// The row in the table, made if the replica whose count it carries has not used up its share: half of
+    /// the table, so that one broken peer cannot crowd out everybody else.
+    fn find_or_make(&mut self, subject: OriginIndex, row: &DeltaRow, now: Now) -> Option<RowRef> {
+        let end = row.key.window.end;
+        if let Some(found) = self.counters.find(&row.key) {
+            self.settle_row(found, end, now.wall);
+            return Some(found);
         }
-        Some(found)
+        let share = self.counters.capacity() as usize / 2;
+        let account = self.origins.charge(subject, share)?;
+        let Ok(made) = self.counters.find_or_insert(&row.key) else {
+            self.origins.uncharge(account);
+            return None;
+        };
+        self.settle_row(made, end, now.wall);
+        match self.rows.get_mut(made) {
+            Some(state) => state.created_by = account,
+            None => self.origins.uncharge(account),
+        }
+        Some(made)
     }
 
-    fn refuse_row(&mut self, log: OriginIndex, row: &DeltaRow, now: Now, retry_at: UnixMillis) {
+    /// A row that found no place is counted against whoever sent it, and is a hole in the log it stands in.
+    fn refuse_row(
+        &mut self,
+        sender: Option<OriginIndex>,
+        log: OriginIndex,
+        row: &DeltaRow,
+        now: Now,
+        retry_at: UnixMillis,
+    ) {
         self.stats.rows_refused += 1;
-        if let Some(origin) = self.origins.get_mut(log) {
+        if let Some(origin) = self.origins.get_mut(sender.unwrap_or(log)) {
             origin.refused += 1;
-            if row.key.window.end > now.wall {
-                origin.record_hole_until(row.version, row.key.window.end, retry_at);
-            }
+        }
+        if row.key.window.end > now.wall
+            && let Some(origin) = self.origins.get_mut(log)
+        {
+            origin.record_hole_until(row.version, row.key.window.end, retry_at);
         }
     }
 
@@ -135,6 +151,10 @@ impl Replication {
         let Some(origin) = self.origins.get_mut(log) else {
             return;
         };
+        // An empty place within a delta may be one that a row has left for a later one of the same delta.
+        if delta.interval.to - delta.interval.after != delta.rows.len() as u64 {
+            origin.log.note_moved(delta.interval.to);
+        }
         for (
             version,
             Waiting {
@@ -228,6 +248,7 @@ impl Replication {
         }
     }
 
+    /// Takes over what nobody is told of under the name of a dead replica.
     fn adopt(&mut self, log: OriginIndex) {
         let Some(origin) = self.origins.get_mut(log) else {
             return;
@@ -240,8 +261,8 @@ impl Replication {
         self.adopted.extend(pending.chain(origin.loose.drain(..)));
         // Claimed once, until the claim was taken back to a hole: nobody is told of these either.
         let rows = &self.rows;
-        let given_back = origin.log.take_above(origin.progress.confirmed());
-        self.adopted.extend(given_back.filter_map(|entry| {
+        let untold = origin.log.take_above(origin.progress.confirmed());
+        self.adopted.extend(untold.filter_map(|entry| {
             let (row, state) = rows.tenant(entry.slot())?;
             entry.is_of(row).then_some(Waiting {
                 row,

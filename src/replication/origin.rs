@@ -16,7 +16,14 @@ use super::progress::Progress;
 pub(super) const OWN: OriginIndex = OriginIndex(0);
 
 /// Most replicas known at once, dead ones whose rows still count included.
-const ORIGINS_MAX: usize = 4096;
+pub(super) const ORIGINS_MAX: usize = 4096;
+
+/// Most of them that membership never showed here: replicas that died before this node came, or that a
+/// broken peer made up.
+const STRANGERS_MAX: usize = 1024;
+
+/// Whom rows of strangers are charged to: all of them share one account.
+const STRANGERS: OriginIndex = OriginIndex(u16::MAX);
 
 /// How long a dead replica without rows is remembered, so that a late frame finds it.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -73,6 +80,8 @@ pub(super) struct Origin {
     pub(super) hole: Option<Hole>,
     /// Rows whose count rose without a place in the log to show for it.
     pub(super) loose: Vec<Waiting>,
+    /// Membership has shown it.
+    met: bool,
     /// Where it is reached while it lives.
     pub(super) address: Option<SocketAddr>,
     pub(super) live_until: Option<Duration>,
@@ -82,9 +91,9 @@ pub(super) struct Origin {
     pub(super) offset: ClockOffset,
     /// Rows that carry a count of it.
     pub(super) rows: usize,
-    /// Rows that exist here only because of it.
-    pub(super) created: usize,
-    /// Rows of it that were refused.
+    /// Rows that exist here only because of a count of it.
+    created: usize,
+    /// Rows that it sent and that were refused.
     pub(super) refused: u64,
     /// Up to where it holds our own log, by its last digest.
     pub(super) acknowledged: Version,
@@ -103,6 +112,7 @@ impl Origin {
             settled: 0,
             hole: None,
             loose: Vec::new(),
+            met: false,
             address: None,
             live_until: None,
             last_heard: None,
@@ -120,6 +130,15 @@ impl Origin {
     /// Membership says it is alive.
     pub(super) fn is_live(&self) -> bool {
         self.address.is_some()
+    }
+
+    /// Up to where its log, which has this `index`, is held.
+    pub(super) fn held(&self, index: OriginIndex) -> Version {
+        if index == OWN {
+            self.top
+        } else {
+            self.progress.confirmed()
+        }
     }
 
     /// Records that the row at `version` is not held here until `until`.
@@ -179,6 +198,10 @@ impl ClockOffset {
 pub(super) struct Origins {
     slots: Vec<Option<Origin>>,
     by_id: BTreeMap<ReplicaId, OriginIndex>,
+    /// Replicas that membership never showed.
+    strangers: usize,
+    /// Rows that exist here only because of a count of one of them.
+    created_by_strangers: usize,
 }
 
 impl Origins {
@@ -186,6 +209,8 @@ impl Origins {
         Self {
             by_id: BTreeMap::from([(me.clone(), OWN)]),
             slots: vec![Some(Origin::new(me))],
+            strangers: 0,
+            created_by_strangers: 0,
         }
     }
 
@@ -193,8 +218,53 @@ impl Origins {
         self.by_id.get(id).copied()
     }
 
-    /// The index of `id`, made if need be; `None` at the bound.
-    pub(super) fn index_or_insert(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
+    /// The index of a replica that membership shows, made if need be; `None` at the bound.
+    pub(super) fn meet(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
+        let index = self.index_or_insert(id)?;
+        let origin = self.get_mut(index)?;
+        if !std::mem::replace(&mut origin.met, true) && index != OWN {
+            self.strangers = self.strangers.saturating_sub(1);
+        }
+        Some(index)
+    }
+
+    /// The index of a replica that a frame names, made if need be; `None` at the bound.
+    pub(super) fn hear_of(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
+        let known = self.index_of(id);
+        if known.is_none() && self.strangers >= STRANGERS_MAX {
+            return None;
+        }
+        known.or_else(|| self.index_or_insert(id))
+    }
+
+    /// Charges the making of a row to the replica whose count it carries; `None` if its share of `most` rows is
+    /// used up. Those whom membership never showed share one.
+    pub(super) fn charge(&mut self, subject: OriginIndex, most: usize) -> Option<OriginIndex> {
+        let met = self.get(subject)?.met;
+        let account = if met { subject } else { STRANGERS };
+        let created = self.created_mut(account)?;
+        if *created >= most {
+            return None;
+        }
+        *created += 1;
+        Some(account)
+    }
+
+    /// Takes a charge back: its row is gone, or was not made.
+    pub(super) fn uncharge(&mut self, account: OriginIndex) {
+        if let Some(created) = self.created_mut(account) {
+            *created = created.saturating_sub(1);
+        }
+    }
+
+    fn created_mut(&mut self, account: OriginIndex) -> Option<&mut usize> {
+        if account == STRANGERS {
+            return Some(&mut self.created_by_strangers);
+        }
+        self.get_mut(account).map(|origin| &mut origin.created)
+    }
+
+    fn index_or_insert(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
         if let Some(index) = self.index_of(id) {
             return Some(index);
         }
@@ -210,6 +280,7 @@ impl Origins {
             None => self.slots.push(origin),
         }
         self.by_id.insert(id.clone(), index);
+        self.strangers += 1;
         Some(index)
     }
 
@@ -271,6 +342,7 @@ impl Origins {
             });
             if let Some(origin) = slot.take_if(|_| forgotten) {
                 self.by_id.remove(&origin.id);
+                self.strangers = self.strangers.saturating_sub(usize::from(!origin.met));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::limit::{Now, RowRef, RowView, UnixMillis};
 
@@ -18,8 +19,9 @@ const CHANGES_MAX: usize = 1 << 14;
 const SWEEP_MAX: usize = 1 << 12;
 
 /// For so long our own log is not claimed across a row that was evicted here: peers that hold the row can
-/// pass it on meanwhile.
-pub(super) const OWN_HOLE_MILLIS: u64 = 2_000;
+/// pass it on meanwhile. After that it is claimed for as long, whatever is evicted: where rows are evicted all
+/// the time, peers must not wait for ever.
+const OWN_HOLE: Duration = Duration::from_secs(2);
 
 /// When a change leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +120,11 @@ impl Replication {
             self.release_row(row, now.wall);
         }
         for waiting in std::mem::take(&mut self.adopted) {
-            let row = self.rows.get(waiting.row);
-            if row.is_some_and(|state| state.peer(waiting.subject).is_some()) {
+            let state = self.rows.get_mut(waiting.row);
+            let peer = state.and_then(|state| state.peer_mut(waiting.subject));
+            // Adopted before, with this count: whoever is told of our log is told of it.
+            if let Some(peer) = peer.filter(|peer| !peer.is_adopted()) {
+                peer.set_adopted();
                 self.append(waiting.row, waiting.window_end, waiting.subject);
                 self.stats.rows_adopted += 1;
             }
@@ -196,8 +201,18 @@ impl Replication {
                 origin.rows = origin.rows.saturating_sub(1);
             }
         }
-        if let Some(creator) = self.origins.get_mut(former.created_by) {
-            creator.created = creator.created.saturating_sub(1);
+        self.origins.uncharge(former.created_by);
+    }
+
+    fn record_own_hole(&mut self, version: Version, wall: UnixMillis) {
+        let own = self.origins.own_mut();
+        match &mut own.hole {
+            Some(hole) => hole.at = hole.at.min(version),
+            None if self.own_holes_from <= wall => {
+                own.record_hole(version, wall.plus(OWN_HOLE));
+                self.own_holes_from = wall.plus(OWN_HOLE * 2);
+            }
+            None => {}
         }
     }
 
@@ -212,8 +227,7 @@ impl Replication {
             }
         }
         if former.own_version > 0 {
-            let until = UnixMillis(wall.0.saturating_add(OWN_HOLE_MILLIS)).min(former.window_end);
-            self.origins.own_mut().record_hole(former.own_version, until);
+            self.record_own_hole(former.own_version, wall);
         }
     }
 
@@ -247,10 +261,25 @@ impl Replication {
         });
     }
 
+    /// Looks whether rows were evicted, a part of them at a time: their holes must be known before somebody
+    /// claims across them, and their slots may stay vacant for long.
+    fn patrol(&mut self, wall: UnixMillis) {
+        let evicted = self.counters.stats().evicted;
+        if std::mem::replace(&mut self.evicted, evicted) != evicted {
+            self.rows.patrol_all();
+        }
+        for row in self.rows.take_patrol(SWEEP_MAX) {
+            if self.counters.view(row).is_none() {
+                self.lose_row(row, wall);
+            }
+        }
+    }
+
     /// Releases what is left of ended windows and what may no longer be held back, and forgets rows whose
     /// grace is over.
     pub(super) fn sweep(&mut self, now: Now) {
         let expired = now.wall.minus(self.config.grace);
+        self.patrol(now.wall);
         let ended = self.rows.take_ended(now.wall, SWEEP_MAX);
         for row in ended.into_iter().chain(self.rows.take_review(SWEEP_MAX)) {
             if let Some(view) = self.counters.view(row) {

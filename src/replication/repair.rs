@@ -259,7 +259,10 @@ impl Replication {
         let mut is_cut = false;
         for (log, gap) in self.stretches_for(peer, digest) {
             let composed = self.compose(log, gap, ANSWER_MAX - frames.len(), now);
-            for (delta, bytes) in composed {
+            // Of a dead replica's log that the peer holds nothing of, an empty beginning tells it nothing.
+            let is_dead = log != OWN && self.origins.get(log).is_some_and(|origin| !origin.is_live());
+            let is_news = |delta: &Delta| !is_dead || delta.interval.after > 0 || !delta.rows.is_empty();
+            for (delta, bytes) in composed.into_iter().filter(|(delta, _)| is_news(delta)) {
                 frames.push(delta, bytes);
             }
             if frames.len() >= ANSWER_MAX {

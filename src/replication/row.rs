@@ -13,6 +13,7 @@ use super::arena::Arena;
 use super::codec::Version;
 use super::id::ReplicaId;
 use super::log::OriginIndex;
+use super::origin::ORIGINS_MAX;
 
 /// What one peer says of a row: its count, and its place in the peer's log as far as that is claimed.
 ///
@@ -23,6 +24,11 @@ pub(super) struct PeerRow {
     pub(super) version: Version,
 }
 
+/// Set in [`PeerRow::tagged`] once the count is adopted; a count that rises starts without it.
+const ADOPTED: u64 = 1 << 15;
+const ORIGIN_MASK: u64 = ADOPTED - 1;
+const _: () = assert!(ORIGINS_MAX <= 1 << 15, "an origin fits beside the mark");
+
 impl PeerRow {
     fn new(origin: OriginIndex, count: u64) -> Self {
         Self {
@@ -32,7 +38,17 @@ impl PeerRow {
     }
 
     pub(super) fn origin(self) -> OriginIndex {
-        OriginIndex((self.tagged & 0xffff) as u16)
+        OriginIndex((self.tagged & ORIGIN_MASK) as u16)
+    }
+
+    /// Whether our own log carries this count: adopted from a dead replica, and told on.
+    pub(super) fn is_adopted(self) -> bool {
+        self.tagged & ADOPTED != 0
+    }
+
+    /// Notes that our own log carries this count.
+    pub(super) fn set_adopted(&mut self) {
+        self.tagged |= ADOPTED;
     }
 
     pub(super) fn count(self) -> u64 {
@@ -125,6 +141,10 @@ pub(super) struct Rows {
     windows: BTreeMap<UnixMillis, WindowRows>,
     /// Slots below this one wait for another look.
     review_below: usize,
+    /// Slots below this one may have lost their row.
+    patrol_below: usize,
+    /// All slots are to be patrolled once more after that.
+    patrol_again: bool,
 }
 
 /// The rows of all windows that end together.
@@ -247,11 +267,35 @@ impl Rows {
         self.tenants(self.review_below..to).collect()
     }
 
+    /// Starts a patrol of every row; one that is under way is finished first, so that each ends.
+    pub(super) fn patrol_all(&mut self) {
+        if self.patrol_below > 0 {
+            self.patrol_again = true;
+        } else {
+            self.patrol_below = self.places.len();
+        }
+    }
+
+    /// The next rows to patrol, from up to `most` slots.
+    pub(super) fn take_patrol(&mut self, most: usize) -> Vec<RowRef> {
+        let to = self.patrol_below;
+        self.patrol_below = to.saturating_sub(most);
+        let rows = self.tenants(self.patrol_below..to).collect();
+        if self.patrol_below == 0 && std::mem::take(&mut self.patrol_again) {
+            self.patrol_below = self.places.len();
+        }
+        rows
+    }
+
     /// Up to `most` rows of windows that ended by `now` and were not handed out since.
     pub(super) fn take_ended(&mut self, now: UnixMillis, most: usize) -> Vec<RowRef> {
         let mut ended = Vec::new();
         for (end, rows) in self.windows.range_mut(..=now) {
-            let take = (rows.slots.len() - rows.released).min(most - ended.len());
+            let take = rows
+                .slots
+                .len()
+                .saturating_sub(rows.released)
+                .min(most - ended.len());
             let slots = rows.slots.iter().skip(rows.released).take(take);
             ended.extend(slots.map(|slot| (*slot, *end)));
             rows.released += take;
@@ -293,6 +337,7 @@ impl Rows {
     /// Whether any of the `take_…` functions has more to hand out.
     pub(super) fn has_backlog(&self, ended: UnixMillis, expired: UnixMillis) -> bool {
         self.review_below > 0
+            || self.patrol_below > 0
             || self
                 .windows
                 .range(..=ended)
