@@ -17,8 +17,8 @@ const HOT: u32 = 100;
 const ONCE: u32 = 9_900;
 /// Requests of one hot client in a second.
 const HOT_RATE: u32 = 5;
-/// Nodes and limits. A client that asks once is held back where ε·limit / nodes is above 1, as in the first and
-/// the last.
+/// Nodes and limits. A client that asks once is held back where ε·limit / nodes is at least 1, as in all of
+/// them.
 const CLUSTERS: [(usize, &str); 3] = [(3, "1000/minute"), (10, "1000/minute"), (10, "5000/minute")];
 /// Requests begin and end so far within the minute.
 const BEGIN: Duration = Duration::from_secs(2);
