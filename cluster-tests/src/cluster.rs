@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::CLIENT_HEADER;
-use crate::{DEADLINE, Node, Upstream, wait_until};
+use crate::{DEADLINE, Node, Upstream, Wire, wait_until};
 
 /// A running cluster. Dropping it kills every process; after a failure it prints their logs.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// What they forward to.
     pub upstream: Upstream,
+    wire: Option<Wire>,
     builder: ClusterBuilder,
     directory: TempDir,
     /// What the nodes call each client: the hash by identity.
@@ -30,6 +31,7 @@ pub struct ClusterBuilder {
     mode: &'static str,
     limit: String,
     args: Vec<String>,
+    wire: Option<u64>,
 }
 
 impl Cluster {
@@ -44,7 +46,17 @@ impl Cluster {
             mode: "gossip",
             limit: format!("{limit}/year"),
             args: Vec::new(),
+            wire: None,
         }
+    }
+
+    /// What is between the nodes.
+    ///
+    /// # Panics
+    /// The builder was not told to put a wire there: see [`ClusterBuilder::wired`].
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        self.wire.as_ref().expect("a wired cluster")
     }
 
     /// Starts one more node, with the flags of the others, and does not wait for it.
@@ -107,7 +119,8 @@ impl Cluster {
             args,
             ..self.builder.clone()
         };
-        let node = builder.node(self.nodes.len(), self.directory.path(), &self.upstream);
+        let index = self.nodes.len();
+        let node = builder.node(index, self.directory.path(), &self.upstream, self.wire.as_mut());
         self.nodes.push(node.with_args(seeds(&self.nodes)));
         let node = self.nodes.last_mut().expect("a node was just added");
         node.start();
@@ -148,6 +161,15 @@ impl ClusterBuilder {
         self
     }
 
+    /// Puts a [`Wire`] between the nodes, whose choices follow from `seed`.
+    #[must_use]
+    pub fn wired(self, seed: u64) -> Self {
+        Self {
+            wire: Some(seed),
+            ..self
+        }
+    }
+
     /// Starts the nodes, each with all others as seeds, and waits until they form a cluster.
     ///
     /// # Panics
@@ -155,8 +177,9 @@ impl ClusterBuilder {
     pub async fn start(self) -> Cluster {
         let directory = tempfile::tempdir().expect("the temporary directory is writable");
         let upstream = Upstream::start().await;
+        let mut wire = self.wire.map(Wire::new);
         let nodes: Vec<Node> = (0..self.nodes)
-            .map(|index| self.node(index, directory.path(), &upstream))
+            .map(|index| self.node(index, directory.path(), &upstream, wire.as_mut()))
             .collect();
         let seeds = seeds(&nodes);
         let mut cluster = Cluster {
@@ -165,6 +188,7 @@ impl ClusterBuilder {
                 .map(|node| node.with_args(seeds.clone()))
                 .collect(),
             upstream,
+            wire,
             builder: self,
             directory,
             keys: Mutex::default(),
@@ -174,7 +198,7 @@ impl ClusterBuilder {
         cluster
     }
 
-    fn node(&self, index: usize, directory: &Path, upstream: &Upstream) -> Node {
+    fn node(&self, index: usize, directory: &Path, upstream: &Upstream, wire: Option<&mut Wire>) -> Node {
         let index = u8::try_from(index).ok().filter(|&index| index < 26);
         let id = char::from(b'a' + index.expect("a cluster has at most 26 nodes")).to_string();
         let flags = [
@@ -184,14 +208,21 @@ impl ClusterBuilder {
             ("--sync-mode", self.mode.to_owned()),
             ("--workers", "2".to_owned()),
         ];
-        Node::new(&id, directory)
-            .with_args(
-                flags
-                    .into_iter()
-                    .flat_map(|(flag, value)| [flag.to_owned(), value]),
-            )
-            .with_args(["--debug-headers".to_owned()])
-            .with_args(self.args.clone())
+        let node = Node::new(&id, directory);
+        let node = match wire {
+            Some(wire) => {
+                let advertised = wire.connect(node.gossip());
+                node.advertising(advertised)
+            }
+            None => node,
+        };
+        node.with_args(
+            flags
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_owned(), value]),
+        )
+        .with_args(["--debug-headers".to_owned()])
+        .with_args(self.args.clone())
     }
 }
 
@@ -216,6 +247,6 @@ pub async fn sees(node: &Node, others: &[impl AsRef<str>]) {
 fn seeds(nodes: &[Node]) -> Vec<String> {
     nodes
         .iter()
-        .flat_map(|node| ["--seed".to_owned(), node.gossip().to_string()])
+        .flat_map(|node| ["--seed".to_owned(), node.advertised().to_string()])
         .collect()
 }

@@ -9,6 +9,7 @@
 //! - [`client`]: a keep-alive client, and what it reads off each answer.
 //! - [`tally`]: answers, counted by the window that the node reported.
 //! - [`udp`]: what a stranger can send to a gossip port.
+//! - [`wire`]: a wire between the nodes that can be watched, cut and made lossy.
 //! - [`wait`]: conditions with deadlines: the only place where a scenario lets time pass.
 
 #![expect(
@@ -25,6 +26,7 @@ pub mod tally;
 pub mod udp;
 pub mod upstream;
 pub mod wait;
+pub mod wire;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, ClusterBuilder};
@@ -32,3 +34,4 @@ pub use node::Node;
 pub use tally::Tally;
 pub use upstream::Upstream;
 pub use wait::{DEADLINE, wait_until};
+pub use wire::Wire;

@@ -20,6 +20,7 @@ pub struct Node {
     listen: SocketAddr,
     admin: SocketAddr,
     gossip: SocketAddr,
+    advertised: SocketAddr,
     args: Vec<String>,
     directory: PathBuf,
     lives: u32,
@@ -29,16 +30,24 @@ pub struct Node {
 impl Node {
     /// A node with addresses of its own that is not started yet; its logs go to `directory`.
     pub(crate) fn new(id: &str, directory: &Path) -> Self {
+        let gossip = ports::reserve();
         Self {
             id: id.to_owned(),
             listen: ports::reserve(),
             admin: ports::reserve(),
-            gossip: ports::reserve(),
+            gossip,
+            advertised: gossip,
             args: Vec::new(),
             directory: directory.to_owned(),
             lives: 0,
             process: None,
         }
+    }
+
+    /// Lets peers reach it at `address`, which is somebody who passes on what arrives there.
+    pub(crate) fn advertising(mut self, address: SocketAddr) -> Self {
+        self.advertised = address;
+        self
     }
 
     /// Adds flags for the next start.
@@ -65,10 +74,15 @@ impl Node {
         self.admin
     }
 
-    /// Where peers reach it.
+    /// Where it gossips from, and what peers reach unless a wire stands between them.
     #[must_use]
     pub fn gossip(&self) -> SocketAddr {
         self.gossip
+    }
+
+    /// Where peers reach it.
+    pub(crate) fn advertised(&self) -> SocketAddr {
+        self.advertised
     }
 
     /// Starts the process: a new life, at the same addresses.
@@ -84,6 +98,7 @@ impl Node {
             .args(["--listen", &self.listen.to_string()])
             .args(["--admin", &self.admin.to_string()])
             .args(["--gossip", &self.gossip.to_string()])
+            .args(["--advertise", &self.advertised.to_string()])
             .args(&self.args)
             // No setting of the machine that runs the test may reach the node.
             .env_clear()
@@ -112,9 +127,29 @@ impl Node {
     /// # Panics
     /// It does not run.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Stops the process where it stands (SIGSTOP): its sockets stay open and nobody answers.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused process go on (SIGCONT).
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let child = self.process.as_ref().expect("the node runs");
         let pid = Pid::from_child(child);
-        kill_process(pid, Signal::TERM).expect("a child that was not waited for can be signalled");
+        kill_process(pid, signal).expect("a child that was not waited for can be signalled");
     }
 
     /// Waits until the process has ended by itself.

@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use crate::DEADLINE;
 
 /// Largest payload of a UDP datagram over IPv4.
-const DATAGRAM_BYTES_MAX: usize = 65_507;
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// A UDP socket that speaks to a cluster without being part of it.
 #[derive(Debug)]

@@ -6,14 +6,8 @@ use cluster_tests::{Client, Cluster, binary};
 async fn a_switch_of_mode_takes_effect_on_every_node_and_keeps_counts() {
     let cluster = Cluster::with_limit(6).start().await;
     let mut client = Client::new("client");
-    assert_eq!(
-        client
-            .patient_round_robin(&cluster, &cluster.nodes, 9)
-            .await
-            .admitted(),
-        6,
-        "gossip: once in all"
-    );
+    let admitted = admitted_of_nine(&cluster, &mut client).await;
+    assert_eq!(admitted, 6, "gossip: once in all");
 
     switch(&cluster, "local").await;
     let tally = client.round_robin(&cluster.nodes, 15).await;
@@ -42,13 +36,7 @@ async fn a_joiner_adopts_the_mode_that_the_cluster_was_switched_to() {
     cluster.formed().await;
 
     let mut client = Client::new("client");
-    assert_eq!(
-        client
-            .patient_round_robin(&cluster, &cluster.nodes, 9)
-            .await
-            .admitted(),
-        4
-    );
+    assert_eq!(admitted_of_nine(&cluster, &mut client).await, 4);
 }
 
 #[tokio::test]
@@ -61,6 +49,12 @@ async fn weir_mode_refuses_a_mode_that_does_not_exist() {
         message.contains("local") && message.contains("gossip"),
         "{message}"
     );
+}
+
+/// How many of nine requests pass, each of which every node hears of before the next.
+async fn admitted_of_nine(cluster: &Cluster, client: &mut Client) -> u64 {
+    let tally = client.patient_round_robin(cluster, &cluster.nodes, 9).await;
+    tally.admitted()
 }
 
 /// Switches by `weir mode` at the last node; the command returns when every node follows.

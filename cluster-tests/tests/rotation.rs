@@ -4,9 +4,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cluster_tests::cluster::sees;
 use cluster_tests::{Client, Cluster, DEADLINE, Node, binary, wait_until};
+use hyper::StatusCode;
+use tokio::task::JoinHandle;
 
 /// A mounted Secret as the kubelet keeps it: the file is a link through `..data`, which is replaced as a
 /// whole.
@@ -56,6 +60,7 @@ async fn a_rotation_of_the_gossip_key_refuses_not_one_datagram() {
         cluster.join_with(&["--gossip-key-file", file.to_str().expect("a plain path")]);
     }
     cluster.formed().await;
+    let load = Load::start(&cluster);
     let mut client = Client::new("client");
     let mut admitted = 0;
     let steps: [(&[&str], usize); 3] = [(&[&old, &new], 2), (&[&new, &old], 2), (&[&new], 1)];
@@ -83,6 +88,14 @@ async fn a_rotation_of_the_gossip_key_refuses_not_one_datagram() {
     }
     let rest = client.patient_round_robin(&cluster, &cluster.nodes, 18).await;
     assert_eq!((admitted + rest.admitted(), rest.denied()), (40, 5));
+    let clients = load.stop().await;
+    println!("{} clients under load", clients.len());
+    for (identity, admitted) in &clients {
+        assert!(*admitted >= 40, "{identity}: {admitted}");
+        assert_eq!(cluster.upstream.count(identity), *admitted);
+    }
+    let (last, _) = clients.last().expect("some client was served");
+    cluster.settled(last).await;
     cluster.formed().await;
     for node in &cluster.nodes {
         let dropped = node.metric("weir_gossip_dropped_total", "").await;
@@ -105,6 +118,44 @@ async fn a_rotation_of_the_gossip_key_refuses_not_one_datagram() {
     })
     .await;
     sees(&cluster.nodes[3], &[] as &[&str]).await;
+}
+
+/// Requests without a pause, by one client after the other, so that counts are on their way at each
+/// change of a key.
+struct Load {
+    stopped: Arc<AtomicBool>,
+    caller: JoinHandle<Vec<(String, u64)>>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster) -> Self {
+        let nodes: Vec<_> = cluster.nodes.iter().map(Node::listen).collect();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&stopped);
+        let caller = tokio::spawn(async move {
+            let mut clients = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let mut client = Client::new(format!("load {}", clients.len()));
+                let mut admitted = 0;
+                for &node in nodes.iter().cycle() {
+                    match client.try_get(node).await.expect("an answer comes").status {
+                        StatusCode::OK => admitted += 1,
+                        StatusCode::TOO_MANY_REQUESTS => break,
+                        other => panic!("{node} answered {other}"),
+                    }
+                }
+                clients.push((client.identity().to_owned(), admitted));
+            }
+            clients
+        });
+        Self { stopped, caller }
+    }
+
+    /// Stops, and tells how many requests of each client were admitted.
+    async fn stop(self) -> Vec<(String, u64)> {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.caller.await.expect("every request was answered")
+    }
 }
 
 async fn sealing(node: &Node) -> serde_json::Value {

@@ -122,7 +122,9 @@ impl Driver {
             self.replication.handle_timeout(now);
         }
         let more_to_send = self.transmit().await;
-        if let Some(ticket) = self.flushing.take_if(|_| !self.replication.has_due()) {
+        // What waits in the core's outbox has not left either.
+        let is_flushed = !more_to_send && !self.replication.has_due();
+        if let Some(ticket) = self.flushing.take_if(|_| is_flushed) {
             self.flusher.flushed(ticket);
         }
         self.settle();
@@ -204,3 +206,7 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+//! What the gossip thread's loop promises to those who wait for it.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::task::{Context, Waker};
+
+use crate::cluster::seal::Envelope;
+use crate::cluster::transport::BoundSocket;
+use crate::limit::significance::Significance;
+use crate::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Outcome, Rule, RuleScope, SyncMode};
+use crate::replication::{Generation, ReplicationConfig};
+
+use super::*;
+
+const DATAGRAM_BYTES: usize = 1_200;
+
+fn replica(name: &str) -> ReplicaId {
+    ReplicaId {
+        node: name.parse().unwrap(),
+        generation: Generation(1),
+    }
+}
+
+fn limiter() -> Arc<Limiter> {
+    let rule = Rule {
+        name: "all".to_owned(),
+        scope: RuleScope::Everything,
+        count_by: CountBy::Ip,
+        windows: std::iter::once("5/year".parse().unwrap()).collect(),
+        hits: Hits::ONE,
+        mode: None,
+    };
+    let significance = Significance {
+        alpha_permille: 200,
+        epsilon_permille: 0,
+    };
+    Arc::new(Limiter::new(vec![rule], SyncMode::Gossip, significance, 65_536))
+}
+
+/// A driver with one live peer, which is a plain socket.
+struct Rig {
+    driver: Driver,
+    limiter: Arc<Limiter>,
+    flusher: Flusher,
+    // The ends that keep the driver's channels open.
+    _inbox: mpsc::Receiver<InboxMessage>,
+    _view: watch::Sender<Arc<View>>,
+    _commands: mpsc::Sender<DriverCommand>,
+    _ready: watch::Receiver<bool>,
+}
+
+impl Rig {
+    fn new(peer: SocketAddr) -> Self {
+        let limiter = limiter();
+        let flusher = Flusher::default();
+        let bound = BoundSocket::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let envelope = Arc::new(ArcSwap::from_pointee(Envelope::open_to_all("test")));
+        let transport = Arc::new(Transport::new(bound, envelope, DATAGRAM_BYTES).unwrap());
+        let (inbox, _inbox) = mpsc::channel(1);
+        let (_view, view) = watch::channel(Arc::default());
+        _view.send_replace(Arc::new(View {
+            peers: vec![(replica("b"), peer)],
+            replicas: 2,
+            ..View::default()
+        }));
+        let (_commands, commands) = mpsc::channel(1);
+        let (ready, _ready) = watch::channel(false);
+        let counters = Arc::clone(limiter.counters());
+        let driver = Driver {
+            replication: Replication::new(replica("a"), counters, ReplicationConfig::default(), 1),
+            receiver: Receiver::new(Arc::clone(&transport)),
+            sender: Sender::new(Arc::clone(&transport)),
+            transport,
+            inbox,
+            view,
+            commands,
+            flusher: flusher.clone(),
+            flushing: None,
+            clock: Clock::start(),
+            readiness: Readiness::new(ready, false, Duration::ZERO),
+            status: Arc::default(),
+            status_due: Duration::ZERO,
+            leaving: None,
+        };
+        Self {
+            driver,
+            limiter,
+            flusher,
+            _inbox,
+            _view,
+            _commands,
+            _ready,
+        }
+    }
+
+    /// Counts one hit of each of `keys` clients, all of which peers have to hear of at once.
+    fn count(&self, keys: u32) {
+        let wall = self.driver.clock.now().wall;
+        for key in 1..=keys {
+            let charge = Charge {
+                rule: 0,
+                key: KeyHash(u128::from(key) << 64 | u128::from(key)),
+                hits: Hits::ONE,
+            };
+            let decision = self.limiter.check(&[charge], wall);
+            assert_eq!((decision.outcome, decision.due), (Outcome::Admitted, true));
+        }
+    }
+
+    fn sent(&self) -> u64 {
+        self.driver.transport.counters().snapshot().datagrams_sent
+    }
+}
+
+fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
+    future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[tokio::test]
+async fn a_flush_ends_when_the_last_datagram_that_was_due_has_left_and_not_before() {
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut rig = Rig::new(peer.local_addr().unwrap());
+    // More than one turn sends.
+    rig.count(40_000);
+    let mut flushed = std::pin::pin!(rig.flusher.request());
+    let mut turns = 0;
+    while rig.driver.turn().await {
+        turns += 1;
+        assert!(
+            is_pending(flushed.as_mut()),
+            "{} sent, and more to send",
+            rig.sent()
+        );
+    }
+    assert!(turns > 0 && rig.sent() > TRANSMITS_PER_TURN_MAX as u64);
+    assert!(!is_pending(flushed.as_mut()), "all is sent");
+    assert!(
+        rig.driver.replication.poll_transmit().is_none(),
+        "nothing is left"
+    );
+}
