@@ -35,6 +35,7 @@ impl Replication {
             .progress
             .has_room(delta.interval, delta.rows.len(), pending_max);
         let confirmed = origin.progress.confirmed();
+        self.counters.prefetch_rows(delta.rows.iter().map(|row| &row.key));
         let mut waiting = Vec::with_capacity(delta.rows.len());
         for row in &delta.rows {
             let Some(merged) = self.merge_row(sender, log, row, now) else {

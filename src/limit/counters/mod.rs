@@ -204,6 +204,23 @@ impl Counters {
         None
     }
 
+    /// Begins to fetch what a look for the rows of `keys` reads first, so that whoever looks for all of them
+    /// waits for memory once and not once a row.
+    pub fn prefetch_rows<'a>(&self, keys: impl Iterator<Item = &'a RowKey>) {
+        let mut last: Option<(RuleId, Window, Option<Arc<Group>>)> = None;
+        for key in keys {
+            let known = last
+                .take()
+                .filter(|(rule, window, _)| *rule == key.rule && *window == key.window);
+            let (.., group) = last.insert(
+                known.unwrap_or_else(|| (key.rule, key.window, self.groups.find(key.rule, key.window))),
+            );
+            if let Some(group) = group {
+                self.prefetch(group.fingerprint(key.key));
+            }
+        }
+    }
+
     /// The live row of `key`, made if need be. A row that peers know of may evict none that this node
     /// has admitted hits for in a running window: it is refused instead.
     ///
