@@ -38,7 +38,7 @@ impl Replication {
 
     /// A row of a log was found evicted at its place: the place is a hole from now on.
     fn note_lost(&mut self, log: OriginIndex, lost: LogEntry, wall: UnixMillis) {
-        if let Some((row, _)) = self.rows.tenant(lost.slot()).filter(|(row, _)| lost.is_of(*row)) {
+        if let Some((row, _)) = self.rows.at(lost) {
             self.lose_row(row, wall);
         }
         if log != OWN
@@ -101,10 +101,7 @@ impl<'a> Composer<'a> {
             .above(self.after)
             .take_while(|entry| entry.version() <= end)
         {
-            let tenant = core
-                .rows
-                .tenant(entry.slot())
-                .filter(|(row, _)| entry.is_of(*row));
+            let tenant = core.rows.at(*entry);
             let Some((row, state)) = tenant else {
                 // Of our own log, what was evicted is empty: docs/protocol.md, "Holes".
                 if self.log == OWN || entry.ended_by() <= self.wall {

@@ -264,8 +264,8 @@ impl Replication {
         let rows = &self.rows;
         let untold = origin.log.take_above(origin.progress.confirmed());
         self.adopted.extend(untold.filter_map(|entry| {
-            let (row, state) = rows.tenant(entry.slot())?;
-            entry.is_of(row).then_some(Waiting {
+            let (row, state) = rows.at(entry)?;
+            Some(Waiting {
                 row,
                 subject: entry.subject(),
                 window_end: state.window_end,

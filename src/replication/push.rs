@@ -240,13 +240,9 @@ impl Replication {
         if !origin.log.wants_compaction() {
             return;
         }
-        let top = if index == OWN {
-            origin.top
-        } else {
-            origin.progress.confirmed()
-        };
+        let top = origin.held(index);
         origin.log.compact(top, |entry| {
-            let tenant = rows.tenant(entry.slot()).filter(|(row, _)| entry.is_of(*row));
+            let tenant = rows.at(*entry);
             let Some((_, state)) = tenant else {
                 // An adopted row that was evicted is known to be a hole by its place alone.
                 return entry.subject() != index && entry.ended_by() > wall;

@@ -409,14 +409,9 @@ fn stretches_missing(given: Version, entry: Option<&DigestEntry>) -> Vec<Interva
 }
 
 fn entry_of(index: OriginIndex, origin: &Origin) -> DigestEntry {
-    let confirmed = if index == OWN {
-        origin.top
-    } else {
-        origin.progress.confirmed()
-    };
     DigestEntry {
         log: origin.id.clone(),
-        confirmed,
+        confirmed: origin.held(index),
         received: origin.progress.received(RECEIVED_MAX),
     }
 }

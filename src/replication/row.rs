@@ -12,7 +12,7 @@ use crate::limit::{RowRef, UnixMillis};
 use super::arena::Arena;
 use super::codec::Version;
 use super::id::ReplicaId;
-use super::log::OriginIndex;
+use super::log::{LogEntry, OriginIndex};
 use super::origin::ORIGINS_MAX;
 
 /// What one peer says of a row: its count, and its place in the peer's log as far as that is claimed.
@@ -191,6 +191,11 @@ impl Rows {
         let state = self.states.get(self.place(slot)?)?;
         let epoch = state.epoch;
         Some((RowRef { slot, epoch }, state))
+    }
+
+    /// The row that stands at a place of a log, unless its slot has another tenant by now.
+    pub(super) fn at(&self, entry: LogEntry) -> Option<(RowRef, &RowState)> {
+        self.tenant(entry.slot()).filter(|(row, _)| entry.is_of(*row))
     }
 
     fn place(&self, slot: u32) -> Option<u32> {
