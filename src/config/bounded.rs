@@ -124,7 +124,7 @@ fn forget_after(text: &str) -> Result<Option<Duration>, Wrong> {
     if text == "never" {
         return Ok(None);
     }
-    let range = Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
+    let range = Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 3600);
     duration(range)(text).map(Some).map_err(|mut wrong| {
         wrong.remedy = format!("{}, or `never`", wrong.remedy);
         wrong

@@ -4,6 +4,8 @@
 //! randomness, and that no lock which the gossip thread can hold stands on the path of
 //! [`Limiter::check`].
 
+#[cfg(test)]
+mod bounded_tests;
 mod counters;
 mod denial;
 pub mod headers;
