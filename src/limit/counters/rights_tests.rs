@@ -1,7 +1,8 @@
 //! The laws of rights: never spent twice, never lost to a race, never given to a row that had them before.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 use super::tests::{NOW, Table, key, policies, row_key, together, window};
 use super::*;
@@ -168,8 +169,90 @@ fn rights_that_two_replicas_pass_to_and_fro_under_load_add_up_to_the_limit() {
 }
 
 #[test]
+fn the_last_right_goes_to_one_of_two_that_give_it_at_once() {
+    const RAISED_TO: u64 = 300_000;
+    let (table, _) = bounded(64, 0);
+    let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+    let done = AtomicBool::new(false);
+    let give = || table.counters.take_rights(row, 1).unwrap();
+    // No more threads than cores: both see each right as it comes.
+    let (one, other) = thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut given = 0;
+            while !done.load(SeqCst) {
+                given += give();
+            }
+            given
+        });
+        let one: u64 = (1..=RAISED_TO)
+            .map(|allowed| {
+                table.counters.raise_allowance(row, allowed);
+                give()
+            })
+            .sum();
+        done.store(true, SeqCst);
+        (one, other.join().unwrap())
+    });
+    let rest = std::iter::repeat_with(give)
+        .take_while(|given| *given > 0)
+        .count() as u64;
+    assert_eq!(one + other + rest, RAISED_TO);
+}
+
+#[test]
+fn what_a_decision_has_reserved_is_not_given_away() {
+    let (table, _) = bounded(64, 5);
+    let ask = ask(&table, 1, 3);
+    let (held, _) = table
+        .counters
+        .offer(&table.group, &ask, Taking::Reserve, NOW)
+        .unwrap();
+    let row = table.counters.find(&row_key(1)).unwrap();
+    assert_eq!(table.counters.take_rights(row, 9), Some(2));
+    assert_eq!(table.counters.take_rights(row, 9), Some(0));
+    assert_eq!(table.counters.commit(held.slot, ask.hits).own, 5);
+}
+
+/// Answers its first caller with no share, but only after the roster has decided meanwhile.
+struct Overtaken {
+    asked: AtomicBool,
+    deciding: Arc<Barrier>,
+}
+
+impl Shares for Overtaken {
+    fn share(&self, _limit: u64, _key: KeyHash, _window: Window) -> u64 {
+        if self.asked.swap(true, SeqCst) {
+            return 5;
+        }
+        self.deciding.wait();
+        // Here the roster decides, and every row that lives is told.
+        self.deciding.wait();
+        0
+    }
+}
+
+#[test]
+fn a_row_whose_first_answer_was_overtaken_by_the_roster_asks_again() {
+    let (table, _) = bounded(64, 0);
+    let deciding = Arc::new(Barrier::new(2));
+    table.counters.set_shares(Box::new(Overtaken {
+        asked: AtomicBool::new(false),
+        deciding: Arc::clone(&deciding),
+    }));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            deciding.wait();
+            table.counters.reassess(table.group.window.start);
+            deciding.wait();
+        });
+        table.counters.find_or_insert(&row_key(1)).unwrap();
+    });
+    assert_eq!(table.view(1).unwrap().allowance, 5);
+}
+
+#[test]
 fn a_row_made_while_the_roster_decides_gets_its_share() {
-    for _ in 0..200 {
+    for _ in 0..50 {
         let (table, shares) = bounded(1_024, 0);
         together(|at| {
             for n in 0..20 {
