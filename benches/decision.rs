@@ -22,8 +22,8 @@ use dashmap::DashMap;
 use governor::{Quota, RateLimiter};
 use weir::limit::significance::Significance;
 use weir::limit::{
-    Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Limiter, Outcome, Rule, RuleScope, SyncMode,
-    UnixMillis,
+    Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Limiter, Outcome, Rule, RuleScope, Shares,
+    SyncMode, UnixMillis, Window,
 };
 
 #[path = "support/cpu_time.rs"]
@@ -44,7 +44,20 @@ fn clients() -> impl Iterator<Item = IpAddr> {
     .map(|n| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | n)))
 }
 
+/// A third of each limit: what one of three nodes holds.
+struct Third;
+
+impl Shares for Third {
+    fn share(&self, limit: u64, _key: KeyHash, _window: Window) -> u64 {
+        limit / 3
+    }
+}
+
 fn limiter(windows: &[&str]) -> Limiter {
+    limiter_in(SyncMode::Gossip, windows)
+}
+
+fn limiter_in(mode: SyncMode, windows: &[&str]) -> Limiter {
     let rule = Rule {
         name: "per-client".into(),
         scope: RuleScope::Everything,
@@ -54,8 +67,9 @@ fn limiter(windows: &[&str]) -> Limiter {
         mode: None,
     };
     let rows = KEYS * u32::try_from(windows.len()).unwrap() + KEYS / 10;
-    let limiter = Limiter::new(vec![rule], SyncMode::Gossip, Significance::default(), rows);
+    let limiter = Limiter::new(vec![rule], mode, Significance::default(), rows);
     limiter.set_replicas(3);
+    limiter.counters().set_shares(Box::new(Third));
     limiter
 }
 
@@ -126,6 +140,18 @@ fn decisions(c: &mut Criterion<CpuTime>) {
             b.iter(|| admit(&weir, *keys.next().unwrap()));
         });
         group.bench_function("weir, three windows, one hot key", |b| {
+            b.iter(|| admit(&weir, hashes[0]));
+        });
+    }
+    // A limiter of its own beside one of gossip that is as old, so that the two can be compared.
+    for mode in [SyncMode::Gossip, SyncMode::Bounded] {
+        let weir = limiter_in(mode, &["1000000000/hour"]);
+        made.iter().for_each(|address| admit(&weir, hash(address)));
+        let mut keys = hashes.iter().cycle();
+        group.bench_function(format!("weir, {mode}"), |b| {
+            b.iter(|| admit(&weir, *keys.next().unwrap()));
+        });
+        group.bench_function(format!("weir, {mode}, one hot key"), |b| {
             b.iter(|| admit(&weir, hashes[0]));
         });
     }

@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::{Admin, AdminListener};
 use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
-use crate::limit::{IdentityHasher, Limiter};
+use crate::limit::{IdentityHasher, Limiter, SyncMode};
 use crate::proxy::{Announced, Proxy, ProxyMetrics, ProxyShared};
 use crate::replication::{Generation, ReplicaId};
 
@@ -98,8 +98,11 @@ impl Gateway {
     /// Starts a node on the current tokio runtime.
     ///
     /// # Errors
-    /// An address cannot be bound, or the gossip keyring is wrong. Nothing is left running.
+    /// An address cannot be bound, the gossip keyring is wrong, or the mode is not available. Nothing is left
+    /// running.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let modes = config.limits.rules.iter().filter_map(|rule| rule.mode);
+        require_available(modes.chain([config.sync.mode]))?;
         let replica = ReplicaId {
             node: config.node_id.clone(),
             generation: generation()?,
@@ -113,6 +116,7 @@ impl Gateway {
             config.sync.significance,
             config.limits.max_keys,
         ));
+        limiter.set_overflow(config.limits.overflow);
         let admin = AdminListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
 
@@ -207,6 +211,14 @@ impl fmt::Display for Announcement<'_> {
             config.sync.mode
         )
     }
+}
+
+/// Refuses modes that a node of this build cannot keep: without a roster nobody has a share, and bounded rules
+/// would deny every request.
+fn require_available(modes: impl IntoIterator<Item = SyncMode>) -> anyhow::Result<()> {
+    let bounded = modes.into_iter().any(|mode| mode == SyncMode::Bounded);
+    anyhow::ensure!(!bounded, "bounded mode is not available in this build yet");
+    Ok(())
 }
 
 /// Names a new life of a node: the microsecond it starts.

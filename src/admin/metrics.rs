@@ -42,6 +42,8 @@ pub struct Metrics {
     pub keys_evicted: u64,
     /// Counters refused because the table was full.
     pub keys_refused: u64,
+    /// Times that a request under a bounded rule found no room to count in.
+    pub keys_overflowed: u64,
     /// Gossip datagrams and bytes.
     pub gossip: GossipReading,
     /// Other nodes that membership says are alive.
@@ -126,7 +128,7 @@ impl Metrics {
             |samples| samples.gauge(&version, 1),
         )?;
         out.gauge("ready", "Whether the node takes traffic", u64::from(self.ready))?;
-        let modes = [SyncMode::Local, SyncMode::Gossip];
+        let modes = [SyncMode::Local, SyncMode::Gossip, SyncMode::Bounded];
         out.family(
             "sync_mode",
             "The cluster-wide mode in force",
@@ -174,6 +176,11 @@ impl Metrics {
             "keys_refused",
             "Counters refused by a full table",
             self.keys_refused,
+        )?;
+        out.counter(
+            "keys_overflowed",
+            "Requests under bounded rules that found no room to count in",
+            self.keys_overflowed,
         )
     }
 

@@ -11,8 +11,8 @@ use crate::limit::SyncMode;
 /// A sync mode and the Lamport version at which it was set; version 0 is the node's own configuration,
 /// which no other node adopts.
 ///
-/// Ordered by version; of two modes that were set at once under the same version the one that shares
-/// counts wins, so that every node picks the same whatever it hears first.
+/// Ordered by version; of two modes that were set at once under the same version the stricter one wins, so
+/// that every node picks the same whatever it hears first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModeVersion {
     /// How often the mode was set in the cluster's life.
@@ -38,8 +38,13 @@ impl ModeVersion {
         Self { version, mode }
     }
 
-    fn rank(self) -> (u64, bool) {
-        (self.version, self.mode == SyncMode::Gossip)
+    fn rank(self) -> (u64, u8) {
+        let strictness = match self.mode {
+            SyncMode::Local => 0,
+            SyncMode::Gossip => 1,
+            SyncMode::Bounded => 2,
+        };
+        (self.version, strictness)
     }
 }
 

@@ -8,11 +8,13 @@ use super::error::{At, ConfigErrors, Origin, Report};
 use super::layer::Layer;
 use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong};
-use super::syntax::{cluster_id, log_filter, network, path, reachable, secret_text, seed, sync_mode};
+use super::syntax::{
+    cluster_id, log_filter, network, overflow, path, reachable, secret_text, seed, sync_mode,
+};
 use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, ProxyConfig, SyncConfig};
-use super::{defaults, traffic};
-use crate::limit::SyncMode;
+use super::{bounded, defaults, traffic};
 use crate::limit::significance::Significance;
+use crate::limit::{Overflow, SyncMode};
 use crate::replication::NodeId;
 use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 
@@ -41,8 +43,9 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let admin = admin(&mut root, &listen, &report);
     let cluster = cluster(&mut root, surroundings, &report);
     let sync = sync(&mut root);
-    let (max_keys, hide_headers) = limits(&mut root);
-    let traffic = traffic::read(&mut root, &report);
+    let bounded = bounded::read(&mut root, &cluster, &sync);
+    let (max_keys, hide_headers, overflow) = limits(&mut root);
+    let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
     let proxy = proxy(&mut root, surroundings);
     let log = log(&mut root);
     root.finish();
@@ -55,9 +58,11 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
         admin,
         cluster,
         sync,
+        bounded,
         limits: LimitsConfig {
             max_keys,
             hide_headers,
+            overflow,
             rules: traffic.rules,
         },
         upstreams: traffic.upstreams,
@@ -261,12 +266,13 @@ fn sync(root: &mut Section<'_>) -> SyncConfig {
     sync
 }
 
-fn limits(root: &mut Section<'_>) -> (u32, bool) {
+fn limits(root: &mut Section<'_>) -> (u32, bool, Overflow) {
     let mut section = root.section("limits");
     let max_keys = section.value_or("max_keys", integer(1024..=100_000_000), defaults::MAX_KEYS);
     let hide_headers = section.value_or("hide_headers", boolean, false);
+    let overflow = section.value_or("overflow", overflow, Overflow::default());
     section.finish();
-    (max_keys, hide_headers)
+    (max_keys, hide_headers, overflow)
 }
 
 fn proxy(root: &mut Section<'_>, surroundings: &Surroundings) -> ProxyConfig {

@@ -35,6 +35,9 @@ pub(super) const DATAGRAM_BYTES: usize = 1200;
 /// NTP keeps nodes within milliseconds; this forgives a node that boots before its clock is set.
 pub(super) const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 
+/// Ten round trips within a data centre, and little beside what an upstream takes.
+pub(super) const BOUNDED_WAIT: Duration = Duration::from_millis(20);
+
 /// A million clients are about 250 MB of counters, which a gateway node has.
 pub(super) const MAX_KEYS: u32 = 1_000_000;
 

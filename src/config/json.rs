@@ -22,7 +22,12 @@ impl Config {
             "admin": { "listen": self.admin.listen, "token": redacted(self.admin.token.as_ref()) },
             "cluster": self.cluster_json(),
             "sync": self.sync_json(),
-            "limits": { "max_keys": self.limits.max_keys, "hide_headers": self.limits.hide_headers },
+            "bounded": self.bounded.to_json(),
+            "limits": {
+                "max_keys": self.limits.max_keys,
+                "hide_headers": self.limits.hide_headers,
+                "overflow": self.limits.overflow,
+            },
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
             "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
             "routes": self.routes.iter().map(route).collect::<Value>(),
@@ -155,7 +160,7 @@ pub(super) fn period_text(period: Period) -> String {
     }
 }
 
-fn text(duration: Duration) -> String {
+pub(super) fn text(duration: Duration) -> String {
     format_duration(duration).to_string()
 }
 

@@ -8,6 +8,7 @@
 //! 2. [`Layer::over`] lays one over the other.
 //! 3. [`Config::resolve`] reads the typed values and checks how they fit together.
 
+mod bounded;
 mod check;
 mod defaults;
 mod error;
@@ -28,9 +29,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limit::significance::Significance;
-use crate::limit::{Rule, SyncMode};
+use crate::limit::{Overflow, Rule, SyncMode};
 use crate::replication::NodeId;
 
+pub use bounded::{BoundedConfig, LONG_WINDOW, WithoutShare};
 pub use check::Surroundings;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
@@ -49,6 +51,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// How counters are shared.
     pub sync: SyncConfig,
+    /// How the bounded mode behaves.
+    pub bounded: BoundedConfig,
     /// The rules and the bounds of counting.
     pub limits: LimitsConfig,
     /// Where requests may go; at least one.
@@ -175,6 +179,8 @@ pub struct LimitsConfig {
     pub max_keys: u32,
     /// Hides every rate-limit header from clients, `Retry-After` too, as Kong's `hide_client_headers`.
     pub hide_headers: bool,
+    /// What becomes of a request under a bounded rule that finds no room to count in.
+    pub overflow: Overflow,
     /// The rules.
     pub rules: Vec<Rule>,
 }

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::Target;
 use super::error::did_you_mean;
 use super::scalars::{Wrong, integer, shown, socket_addr, wrong};
-use crate::limit::{CountBy, Hits, RuleError, SyncMode, WindowLimit};
+use crate::limit::{CountBy, Hits, Overflow, RuleError, SyncMode, WindowLimit};
 
 /// Longest path of a route or target: far above any that a person writes.
 const PATH_BYTES_MAX: usize = 1024;
@@ -106,8 +106,18 @@ pub(super) fn path_prefix(text: &str) -> Result<String, Wrong> {
 
 /// Reads a sync mode.
 pub(super) fn sync_mode(text: &str) -> Result<SyncMode, Wrong> {
-    text.parse::<SyncMode>()
-        .or_else(|error| wrong(error.to_string(), did_you_mean(text, ["local", "gossip"])))
+    text.parse::<SyncMode>().or_else(|error| {
+        wrong(
+            error.to_string(),
+            did_you_mean(text, ["local", "gossip", "bounded"]),
+        )
+    })
+}
+
+/// Reads what becomes of requests that find no room to count in.
+pub(super) fn overflow(text: &str) -> Result<Overflow, Wrong> {
+    text.parse::<Overflow>()
+        .or_else(|error| wrong(error.to_string(), did_you_mean(text, ["deny", "allow"])))
 }
 
 /// Reads a cluster id.

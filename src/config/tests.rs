@@ -1,5 +1,6 @@
 //! Tests of the whole way from texts to a configuration.
 
+mod bounded;
 mod messages;
 
 use std::time::Duration;

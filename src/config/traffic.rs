@@ -9,8 +9,8 @@ use super::error::{At, Report, did_you_mean};
 use super::read::{Found, Section};
 use super::scalars::{boolean, duration, integer, plain_name};
 use super::syntax::{count_by, hits, host, path_prefix, sync_mode, target, window_limit};
-use super::{RouteConfig, UpstreamConfig, defaults};
-use crate::limit::{CountBy, Hits, Rule, RuleScope, WindowLimit};
+use super::{BoundedConfig, RouteConfig, UpstreamConfig, bounded, defaults};
+use crate::limit::{CountBy, Hits, Rule, RuleScope, SyncMode, WindowLimit};
 
 /// Most windows of one rule: the six of the calendar, and room for as many of other lengths.
 const WINDOWS_MAX: usize = 12;
@@ -22,8 +22,14 @@ pub(super) struct Traffic {
     pub(super) routes: Vec<RouteConfig>,
 }
 
-/// Reads all three, then checks that each name referred to exists.
-pub(super) fn read(root: &mut Section<'_>, report: &Report) -> Traffic {
+/// Reads all three, then checks that each name referred to exists. Rules are decided by `mode` unless they say
+/// otherwise.
+pub(super) fn read(
+    root: &mut Section<'_>,
+    mode: SyncMode,
+    bounded: &BoundedConfig,
+    report: &Report,
+) -> Traffic {
     let mut names = Names::default();
     root.require_elements(
         "upstreams",
@@ -52,7 +58,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report) -> Traffic {
     let rules = root
         .sections("rules")
         .into_iter()
-        .filter_map(|section| rule(section, &mut names, report))
+        .filter_map(|section| rule(section, &mut names, (mode, bounded), report))
         .collect();
     report_ambiguous(&routes, &names, report);
     names.report_unknown(report);
@@ -154,7 +160,12 @@ fn unique_name(
     Some(found.value)
 }
 
-fn rule(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<Rule> {
+fn rule(
+    mut section: Section<'_>,
+    names: &mut Names,
+    (cluster_mode, bounded): (SyncMode, &BoundedConfig),
+    report: &Report,
+) -> Option<Rule> {
     let name = unique_name(&mut section, &mut names.rules, report);
     let count_by = section.value_or("by", count_by, CountBy::Ip);
     section.require_elements("windows", "give at least one, such as `5/minute`");
@@ -165,6 +176,7 @@ fn rule(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<
     section.finish();
     let windows = windows?;
     check_windows(&windows, report);
+    bounded::check_windows(mode.unwrap_or(cluster_mode), &windows.value, bounded, report);
     let smallest = windows.value.iter().min_by_key(|found| found.value.limit);
     if let (Some(hits), Some(smallest)) = (&hits, smallest)
         && u64::from(hits.value.get()) > smallest.value.limit.hits()

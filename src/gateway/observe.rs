@@ -84,6 +84,7 @@ impl Node for Observed {
             keys_live: u64::from(counters.live),
             keys_evicted: counters.evicted,
             keys_refused: counters.refused,
+            keys_overflowed: counters.overflowed,
             peers_live: live.len() as u64,
             peer_clock_offsets_ms: offsets.collect(),
             config_mismatches: live.iter().filter(|peer| !peer.config_matches).count() as u64,
@@ -100,6 +101,7 @@ impl Node for Observed {
     }
 
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
+        super::require_available([mode]).map_err(|error| error.to_string())?;
         let set = self
             .cluster
             .set_mode(mode)

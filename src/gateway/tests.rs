@@ -276,3 +276,31 @@ fn an_address_in_use_is_named_and_leaves_nothing_running() {
         }
     });
 }
+
+#[test]
+fn bounded_mode_is_refused_at_the_start_and_at_run_time() {
+    block_on(async {
+        let address = Arc::new(Upstream::default()).start().await;
+        let refused = "bounded mode is not available in this build yet";
+        let start = Gateway::start(config("a", address, &["--sync-mode", "bounded"])).await;
+        assert_eq!(
+            start.err().map(|error| error.to_string()).as_deref(),
+            Some(refused)
+        );
+        let mut by_rule = config("a", address, &["--limit", "5/minute"]);
+        by_rule.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+        assert!(Gateway::start(by_rule).await.is_err());
+        let gateway = Gateway::start(config("a", address, &[])).await.unwrap();
+        let mut client = Client::new(&gateway.addresses().admin.to_string()).unwrap();
+        let answer = client
+            .request(Method::PUT, "/v1/mode", HeaderMap::new(), "bounded".into())
+            .await;
+        let answer = answer.unwrap();
+        assert!(!answer.status.is_success());
+        assert!(
+            String::from_utf8_lossy(&answer.body).contains(refused),
+            "{answer:?}"
+        );
+        gateway.stop().await;
+    });
+}

@@ -5,18 +5,20 @@
 //! see a request in every window or in none.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 
-use super::counters::{Ask, Backoff, Counters, Counts, Offer, Refusal, Taking};
+use super::counters::{Backoff, Counters, Counts, Short, Taking};
 use super::headers::HeaderNames;
 use super::key::KeyHash;
+use super::mode::{Overflow, SyncMode};
 use super::names::KeyNames;
-use super::rule::{Hits, Rule, SyncMode};
+use super::rule::{Hits, Rule};
 use super::significance::Significance;
+use super::step::{Answer, Held, Step, Steps, Stop};
 use super::table::{RuleTable, WindowEntry};
 use super::time::UnixMillis;
 use super::window::{Period, Window};
@@ -74,6 +76,10 @@ pub struct Decision {
     /// A row was made for it, or counted its first hit of this node: the moment to tell
     /// [`Limiter::names`] who its key is.
     pub created: bool,
+    /// Rows that lack rights, where that alone stopped the request: the limits are not known to be reached, so
+    /// peers may have rights to give. Empty when it was admitted, and when no rights would help it. See
+    /// [`Limiter::want`].
+    pub short: SmallVec<[Short; 1]>,
 }
 
 /// Decides requests against the rules, and counts what it admits.
@@ -85,6 +91,8 @@ pub struct Limiter {
     replicas: AtomicU32,
     /// The generation of `table`, raised before rows are marked for replication.
     generation: AtomicU64,
+    /// Whether [`Overflow::Allow`] holds.
+    allows_overflow: AtomicBool,
     /// Held while the rules or the mode change; never by a decision.
     changing: Mutex<()>,
 }
@@ -99,8 +107,6 @@ const NAMES_MAX: usize = 16_384;
 /// Times that a decision gives way to others that reserved before it. Those need a microsecond unless
 /// the scheduler takes them off their core; beyond this, it denies: early, never late.
 const CONTENTION_ROUNDS_MAX: u32 = 1_000;
-/// Times that a group may be closed under a decision whose clock is behind before it starts over.
-const TURNS_MAX: u32 = 16;
 
 impl Limiter {
     /// A limiter with `rules` under the cluster-wide `mode`, holding at most `max_keys` rows (at least
@@ -117,6 +123,7 @@ impl Limiter {
             significance,
             replicas: AtomicU32::new(1),
             generation: AtomicU64::new(0),
+            allows_overflow: AtomicBool::new(false),
             changing: Mutex::new(()),
         }
     }
@@ -184,6 +191,27 @@ impl Limiter {
         self.replicas.store(replicas.max(1), Relaxed);
     }
 
+    /// Says what becomes of a request under a bounded rule that finds no room to count in: it is denied,
+    /// until this is called.
+    pub fn set_overflow(&self, overflow: Overflow) {
+        self.allows_overflow.store(overflow == Overflow::Allow, Relaxed);
+    }
+
+    pub(super) fn overflow(&self) -> Overflow {
+        if self.allows_overflow.load(Relaxed) {
+            Overflow::Allow
+        } else {
+            Overflow::Deny
+        }
+    }
+
+    /// Tells replication that rights are wanted for the rows of [`Decision::short`], by
+    /// [`Counters::take_wanted`]. False when it has too many of them to see to: nobody will ask for these.
+    /// The caller then wakes replication, and decides again once rights have come.
+    pub fn want(&self, short: &[Short]) -> bool {
+        short.iter().all(|short| self.counters.want(*short))
+    }
+
     fn change(&self, next: impl FnOnce(&RuleTable) -> (Arc<[Rule]>, SyncMode)) {
         // What it guards is the order of changes; a panic in one leaves the former table in force.
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +253,23 @@ impl Limiter {
                         created || is_first(counts, charge),
                     )
                 }
-                Answer::Refused { window, created } => (
+                Answer::Uncounted { window } => {
+                    let remaining = entry.limit.saturating_sub(charge.hits.get().into());
+                    (
+                        step.state(window, remaining, now),
+                        Outcome::Admitted,
+                        false,
+                        false,
+                    )
+                }
+                Answer::Refused {
+                    short: true, created, ..
+                } => return self.denial(&[step], Stop::Full(0), created, now),
+                Answer::Refused {
+                    window,
+                    created,
+                    short: false,
+                } => (
                     step.state(window, 0, now),
                     Outcome::Denied { window: 0 },
                     false,
@@ -237,9 +281,10 @@ impl Limiter {
                 windows: smallvec::smallvec![windows],
                 due,
                 created,
+                short: SmallVec::new(),
             };
         }
-        self.denial(&[step], 0, false, now)
+        self.denial(&[step], Stop::Contended(0), false, now)
     }
 
     /// Reserves in every window; then counts in all, or gives back and denies.
@@ -260,18 +305,18 @@ impl Limiter {
         }
         let mut backoff = Backoff::default();
         let mut created_any = false;
-        let mut stopping = 0;
+        let mut stop = Stop::Contended(0);
         for _ in 0..CONTENTION_ROUNDS_MAX {
             match self.reserve(&steps, now, &mut created_any) {
                 Ok(held) => return self.commit(table, &steps, &held, created_any, now),
-                Err(Stop::Full(at)) => return self.denial(&steps, at, created_any, now),
-                Err(Stop::Contended(at)) => {
-                    stopping = at;
+                Err(full @ Stop::Full(_)) => return self.denial(&steps, full, created_any, now),
+                Err(contended @ Stop::Contended(_)) => {
+                    stop = contended;
                     backoff.wait();
                 }
             }
         }
-        self.denial(&steps, stopping, created_any, now)
+        self.denial(&steps, stop, created_any, now)
     }
 
     /// Reserves the hits of all `steps`, or of none.
@@ -286,7 +331,11 @@ impl Limiter {
                     ..
                 } => {
                     *created_any |= created;
-                    held.push((slot, window));
+                    held.push((Some(slot), window));
+                    continue;
+                }
+                Answer::Uncounted { window } => {
+                    held.push((None, window));
                     continue;
                 }
                 Answer::Refused { created, .. } => {
@@ -296,7 +345,9 @@ impl Limiter {
                 Answer::Contended => Stop::Contended(at),
             };
             for ((slot, _), step) in held.iter().zip(steps) {
-                self.counters.release(*slot, step.charge.hits);
+                if let Some(slot) = slot {
+                    self.counters.release(*slot, step.charge.hits);
+                }
             }
             return Err(stop);
         }
@@ -313,6 +364,10 @@ impl Limiter {
     ) -> Decision {
         let mut due = false;
         let windows = held.iter().zip(steps).map(|((slot, window), step)| {
+            let Some(slot) = slot else {
+                let remaining = step.entry.limit.saturating_sub(step.charge.hits.get().into());
+                return step.state(*window, remaining, now);
+            };
             let counts = step.entry.seen(self.counters.commit(*slot, step.charge.hits));
             due |= self.counted(table, step.entry, *slot, counts);
             created |= is_first(counts, step.charge);
@@ -324,101 +379,14 @@ impl Limiter {
             windows,
             due,
             created,
+            short: SmallVec::new(),
         }
-    }
-
-    /// A denial by the step at `stopping`, and by every other one whose window has no room either. Those
-    /// show nothing left; the others show what is unconsumed.
-    fn denial(&self, steps: &[Step<'_>], stopping: usize, created: bool, now: UnixMillis) -> Decision {
-        let mut denied_by = None;
-        let mut windows = SmallVec::new();
-        for (at, step) in steps.iter().enumerate() {
-            let group = step.entry.group_at(&self.counters, now);
-            let (window, used) = group
-                .as_ref()
-                .map_or((step.entry.period.window_at(now), 0), |group| {
-                    let counts = self.counters.peek(group, group.fingerprint(step.charge.key));
-                    (group.window, step.entry.seen(counts).total())
-                });
-            let unused = step.entry.limit.saturating_sub(used);
-            let stops = at == stopping || unused < u64::from(step.charge.hits.get());
-            if stops && denied_by.is_none_or(|(end, _)| end < window.end) {
-                denied_by = Some((window.end, at));
-            }
-            windows.push(step.state(window, if stops { 0 } else { unused }, now));
-        }
-        let window = denied_by.map_or(stopping, |(_, at)| at);
-        Decision {
-            outcome: Outcome::Denied { window },
-            windows,
-            due: false,
-            created,
-        }
-    }
-
-    /// Asks one window for room.
-    #[inline]
-    fn offer(&self, step: &Step<'_>, taking: Taking, now: UnixMillis) -> Answer {
-        if let Some((window, salt)) = step.entry.window_at(now)
-            && let Some((slot, offer)) = self.counters.offer_existing(&step.ask(salt), taking)
-        {
-            return match offer {
-                Offer::Taken(counts) => Answer::Taken {
-                    slot,
-                    counts,
-                    window,
-                    created: false,
-                },
-                Offer::Refused(_) => Answer::Refused {
-                    window,
-                    created: false,
-                },
-                Offer::Contended | Offer::Gone => Answer::Contended,
-            };
-        }
-        self.offer_new(step, taking, now)
-    }
-
-    /// [`Limiter::offer`] where the row or even its group may have to be made.
-    #[cold]
-    fn offer_new(&self, step: &Step<'_>, taking: Taking, now: UnixMillis) -> Answer {
-        for _ in 0..TURNS_MAX {
-            let group = step.entry.group_at(&self.counters, now);
-            let Some(group) = group.as_ref() else {
-                return Answer::Refused {
-                    window: step.entry.period.window_at(now),
-                    created: false,
-                };
-            };
-            let ask = step.ask(group.salt());
-            let window = group.window;
-            return match self.counters.offer(group, &ask, taking, now) {
-                Ok((row, Offer::Taken(counts))) => Answer::Taken {
-                    slot: row.slot,
-                    counts,
-                    window,
-                    created: row.created,
-                },
-                Ok((row, Offer::Refused(_))) => Answer::Refused {
-                    window,
-                    created: row.created,
-                },
-                Ok((_, Offer::Contended | Offer::Gone)) => Answer::Contended,
-                // Only groups of ended windows are closed: this clock is behind. `group_at` turns again.
-                Err(Refusal::GroupClosed) => continue,
-                Err(Refusal::Full) => Answer::Refused {
-                    window,
-                    created: false,
-                },
-            };
-        }
-        Answer::Contended
     }
 
     /// Hands a row that was counted in to replication; whether that is due at once.
     #[inline]
     fn counted(&self, table: &RuleTable, entry: &WindowEntry, slot: u32, counts: Counts) -> bool {
-        if !entry.shared {
+        if entry.mode == SyncMode::Local {
             if self.generation.load(SeqCst) != table.generation {
                 self.counters.mark_changed(slot);
             }
@@ -426,76 +394,15 @@ impl Limiter {
         }
         self.counters.mark_changed(slot);
         let replicas = self.replicas.load(Relaxed);
-        let remaining = entry.limit.saturating_sub(counts.total());
         let unsent = counts.own.saturating_sub(counts.published);
+        if entry.mode == SyncMode::Bounded {
+            // No peer counts on these hits. What cannot wait is to ask for rights before there are none.
+            return self.significance.is_due(unsent, counts.rights(), 1);
+        }
+        let remaining = entry.limit.saturating_sub(counts.total());
         self.significance.is_due(unsent, remaining, replicas)
             && !self
                 .significance
                 .is_held_back(counts.own, counts.total(), entry.limit, replicas)
-    }
-}
-
-/// One window to be asked for one charge.
-#[derive(Clone, Copy)]
-struct Step<'a> {
-    entry: &'a WindowEntry,
-    charge: &'a Charge,
-}
-
-type Steps<'a> = SmallVec<[Step<'a>; 8]>;
-/// The slots in which hits are reserved, and their windows, in the order of the steps.
-type Held = SmallVec<[(u32, Window); 8]>;
-
-enum Answer {
-    Taken {
-        slot: u32,
-        counts: Counts,
-        window: Window,
-        created: bool,
-    },
-    Refused {
-        window: Window,
-        created: bool,
-    },
-    Contended,
-}
-
-/// Where a reservation ended.
-enum Stop {
-    Full(usize),
-    Contended(usize),
-}
-
-impl Step<'_> {
-    #[inline]
-    fn ask(&self, salt: u128) -> Ask {
-        Ask {
-            fingerprint: self.charge.key.0 ^ salt,
-            hits: self.charge.hits,
-            limit: self.entry.limit,
-            shared: self.entry.shared,
-        }
-    }
-
-    #[inline]
-    fn state(&self, window: Window, remaining: u64, now: UnixMillis) -> WindowState {
-        WindowState {
-            rule: self.charge.rule,
-            period: self.entry.period,
-            window,
-            limit: self.entry.limit,
-            remaining,
-            reset_seconds: window.end.0.saturating_sub(now.0).div_ceil(1000).max(1),
-        }
-    }
-}
-
-impl WindowEntry {
-    /// The counts that the limit applies to.
-    fn seen(&self, counts: Counts) -> Counts {
-        Counts {
-            peers: if self.shared { counts.peers } else { 0 },
-            ..counts
-        }
     }
 }

@@ -4,24 +4,32 @@
 //! randomness, and that no lock which the gossip thread can hold stands on the path of
 //! [`Limiter::check`].
 
+#[cfg(test)]
+mod bounded_tests;
 mod counters;
+mod denial;
 pub mod headers;
 mod key;
 mod limiter;
+mod mode;
 mod names;
 mod rule;
+mod shares;
 pub mod significance;
+mod step;
 mod table;
 #[cfg(test)]
 mod tests;
 mod time;
 mod window;
 
-pub use counters::{CounterStats, Counters, RowRef, RowView, TableFull};
+pub use counters::{CounterStats, Counters, RowRef, RowView, Short, TableFull};
 pub use headers::HeaderNames;
 pub use key::{Identity, IdentityHasher, KeyHash, RowKey, RuleId};
 pub use limiter::{Charge, Decision, Limiter, Outcome, WindowState};
+pub use mode::{Overflow, SyncMode};
 pub use names::KeyNames;
-pub use rule::{CountBy, Hits, Limit, Rule, RuleError, RuleScope, SyncMode, WindowLimit};
+pub use rule::{CountBy, Hits, Limit, Rule, RuleError, RuleScope, WindowLimit};
+pub use shares::{NoShares, Shares};
 pub use time::{Now, UnixMillis};
 pub use window::{Period, Window};

@@ -4,23 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use http::HeaderName;
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::key::RuleId;
+use super::mode::SyncMode;
 use super::window::Period;
-
-/// How the nodes of a cluster keep one limit together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SyncMode {
-    /// Each node counts alone: L per node, N·L per cluster. The baseline, as Kong's `policy: local`.
-    Local,
-    /// Counts are shared by gossip; a decision never waits for the network.
-    #[default]
-    Gossip,
-}
 
 /// The most hits a window admits: 1 to [`Limit::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -203,28 +192,6 @@ impl FromStr for CountBy {
             RuleError(format!(
                 "cannot count by `{text}`: expected `ip`, `header:NAME`, `path`, `route`, `upstream` or `all`{hint}"
             ))
-        })
-    }
-}
-
-impl FromStr for SyncMode {
-    type Err = RuleError;
-    fn from_str(text: &str) -> Result<Self, RuleError> {
-        match text {
-            "local" => Ok(Self::Local),
-            "gossip" => Ok(Self::Gossip),
-            other => Err(RuleError(format!(
-                "unknown sync mode `{other}`: expected `local` or `gossip`"
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for SyncMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Local => "local",
-            Self::Gossip => "gossip",
         })
     }
 }

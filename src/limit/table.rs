@@ -11,7 +11,8 @@ use smallvec::SmallVec;
 use super::counters::{Claim, Counters, Group, Policy};
 use super::headers::HeaderNames;
 use super::key::RuleId;
-use super::rule::{Rule, SyncMode};
+use super::mode::SyncMode;
+use super::rule::Rule;
 use super::time::UnixMillis;
 use super::window::{Period, Window};
 
@@ -30,8 +31,7 @@ pub(super) struct WindowEntry {
     pub(super) id: RuleId,
     pub(super) period: Period,
     pub(super) limit: u64,
-    /// Whether peers' hits count.
-    pub(super) shared: bool,
+    pub(super) mode: SyncMode,
     /// The group of the window in progress, so that neither calendar nor registry is asked each time.
     current: ArcSwapOption<Group>,
     /// The two things of it that a decision needs when the row exists.
@@ -41,12 +41,12 @@ pub(super) struct WindowEntry {
 impl RuleTable {
     pub(super) fn new(rules: Arc<[Rule]>, mode: SyncMode, generation: u64) -> Self {
         let entries = rules.iter().map(|rule| {
-            let shared = rule.mode.unwrap_or(mode) == SyncMode::Gossip;
+            let mode = rule.mode.unwrap_or(mode);
             rule.windows.iter().map(move |window| WindowEntry {
                 id: rule.id(window.period),
                 period: window.period,
                 limit: window.limit.hits(),
-                shared,
+                mode,
                 current: ArcSwapOption::empty(),
                 recent: Recent::default(),
             })
@@ -74,14 +74,13 @@ impl RuleTable {
 
     pub(super) fn policies(&self) -> HashMap<RuleId, Policy> {
         let entries = self.entries.iter().flatten();
-        let mode = |shared| if shared { SyncMode::Gossip } else { SyncMode::Local };
         entries
             .map(|entry| {
                 (
                     entry.id,
                     Policy {
                         limit: entry.limit,
-                        mode: mode(entry.shared),
+                        mode: entry.mode,
                     },
                 )
             })

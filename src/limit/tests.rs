@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 use super::significance::Significance;
 use super::*;
 
-const NOW: UnixMillis = UnixMillis(1_700_000_012_345);
-const ALICE: KeyHash = KeyHash(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
+pub(super) const NOW: UnixMillis = UnixMillis(1_700_000_012_345);
+pub(super) const ALICE: KeyHash = KeyHash(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
 
-fn rule(name: &str, windows: &[&str]) -> Rule {
+pub(super) fn rule(name: &str, windows: &[&str]) -> Rule {
     Rule {
         name: name.into(),
         scope: RuleScope::Everything,
@@ -27,11 +27,11 @@ fn rule(name: &str, windows: &[&str]) -> Rule {
     }
 }
 
-fn limiter(rules: Vec<Rule>, mode: SyncMode) -> Limiter {
+pub(super) fn limiter(rules: Vec<Rule>, mode: SyncMode) -> Limiter {
     Limiter::new(rules, mode, Significance::default(), 1_000)
 }
 
-fn charge(rule: usize) -> Charge {
+pub(super) fn charge(rule: usize) -> Charge {
     Charge {
         rule,
         key: ALICE,
@@ -39,15 +39,15 @@ fn charge(rule: usize) -> Charge {
     }
 }
 
-fn is_admitted(decision: &Decision) -> bool {
+pub(super) fn is_admitted(decision: &Decision) -> bool {
     decision.outcome == Outcome::Admitted
 }
 
-fn remaining(decision: &Decision) -> Vec<u64> {
+pub(super) fn remaining(decision: &Decision) -> Vec<u64> {
     decision.windows.iter().map(|window| window.remaining).collect()
 }
 
-fn row(limiter: &Limiter, rule: &Rule, at: UnixMillis) -> RowRef {
+pub(super) fn row(limiter: &Limiter, rule: &Rule, at: UnixMillis) -> RowRef {
     let period = rule.windows[0].period;
     let key = RowKey {
         rule: rule.id(period),

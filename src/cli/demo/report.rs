@@ -66,6 +66,7 @@ impl<W: Write> Report<W> {
         let what = match mode {
             SyncMode::Local => "each node counts alone",
             SyncMode::Gossip => "the nodes count together",
+            SyncMode::Bounded => "each node spends its share of the limit",
         };
         self.line(format_args!("\n{mode}: {what}"))
     }

@@ -240,7 +240,7 @@ fn each_wrong_rule_upstream_and_route_is_reported() {
         (
             "rules: [{name: r, windows: 5/minute, mode: gosip}]",
             "w.yaml:3:44: rules[0].mode: \
-              unknown sync mode `gosip`: expected `local` or `gossip`; did you mean `gossip`?",
+              unknown sync mode `gosip`: expected `local`, `gossip` or `bounded`; did you mean `gossip`?",
         ),
     ] {
         assert_eq!(errors(&with_base(text)), [expected], "{text}");

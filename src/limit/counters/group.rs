@@ -1,9 +1,8 @@
 //! Groups: what the rows of one (rule, window) have in common, and the bounded registry of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -25,6 +24,7 @@ pub(in crate::limit) struct Group {
     rows: AtomicU32,
     floor_own: AtomicU64,
     floor_total: AtomicU64,
+    bounded: AtomicBool,
 }
 
 const CLOSED: u32 = u32::MAX;
@@ -39,6 +39,7 @@ impl Group {
             rows: AtomicU32::new(0),
             floor_own: AtomicU64::new(0),
             floor_total: AtomicU64::new(0),
+            bounded: AtomicBool::new(false),
         }
     }
 
@@ -71,12 +72,24 @@ impl Group {
             own,
             peers: total.saturating_sub(own),
             published: 0,
+            allowance: 0,
         }
     }
 
     pub(super) fn raise_floor(&self, evicted: Counts) {
         self.floor_own.fetch_max(evicted.own, SeqCst);
         self.floor_total.fetch_max(evicted.total(), SeqCst);
+    }
+
+    /// Keeps the rows until the window ends, since some may have rights. Called before any has them.
+    pub(super) fn mark_bounded(&self) {
+        if !self.is_bounded() {
+            self.bounded.store(true, SeqCst);
+        }
+    }
+
+    pub(super) fn is_bounded(&self) -> bool {
+        self.bounded.load(SeqCst)
     }
 
     /// Announces a row to come; false when the group is closed.

@@ -17,6 +17,13 @@
 //! An evicted row is sealed, then its group's floor is raised, then its entry is cleared. A newcomer
 //! reads the floor after a scan that found no entry of its key; that scan read the clearing store or a
 //! later one, so the floor it reads has been raised.
+//!
+//! # Why a row never gets its share twice
+//! A row that had rights is removed only once its window has ended: a group is marked bounded before any of
+//! its rows has rights, and whoever removes a row of it looks at the mark after it read the state that it
+//! then seals. Before the seal, the end of its window is noted (`rights_end`), and no row of a window that
+//! ended by then is given rights: as with the floor, a newcomer whose scan found no entry reads the note
+//! after it was made.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
@@ -157,9 +164,9 @@ impl Counters {
             if let Some(position) = position
                 && self.outlives_twins(place, fingerprint, position)
             {
-                let floor = group.floor();
-                self.slots[slot as usize].publish(floor.own, floor.peers);
-                self.index.confirm(position, place, slot);
+                self.bring_to_life(group, fingerprint, slot, || {
+                    self.index.confirm(position, place, slot);
+                });
                 return Ok(Located { slot, created: true });
             }
             if let Some(position) = position {
@@ -327,9 +334,10 @@ impl Counters {
         if !row.still(state) {
             return None;
         }
-        let running = group.as_ref()?.window.end > now;
-        // What this node admitted must not be forgotten for what a peer says.
-        let spared = claim == Claim::Peer && running && counts.own > 0;
+        let known = group.as_ref()?;
+        let running = known.window.end > now;
+        // What this node admitted must not be forgotten for what a peer says, and rights not at all.
+        let spared = running && (claim == Claim::Peer && counts.own > 0 || known.is_bounded());
         let victim = Victim {
             rank: (running, counts.total()),
             slot,
@@ -363,6 +371,9 @@ impl Counters {
             return false;
         };
         let counts = row.counts(state);
+        if group.is_bounded() {
+            self.end_rights(group.window);
+        }
         if !row.seal(state) {
             return false;
         }
@@ -406,15 +417,16 @@ impl Counters {
         self.latest.store(now.0, Release);
     }
 
-    /// The counts of the row of `fingerprint`, or those it would start with.
-    pub(in crate::limit) fn peek(&self, group: &Group, fingerprint: u128) -> Counts {
+    /// The row of `fingerprint` and its counts, or the counts it would start with, without rights.
+    pub(in crate::limit) fn peek(&self, group: &Group, fingerprint: u128) -> (Option<RowRef>, Counts) {
         while let Some((slot, state)) = self.locate(fingerprint) {
             let counts = self.slots[slot as usize].counts(state);
-            if self.slots[slot as usize].still(state) {
-                return counts;
+            let row = self.reference(slot, state);
+            if row.is_some() {
+                return (row, counts);
             }
         }
-        group.floor()
+        (None, group.floor())
     }
 }
 

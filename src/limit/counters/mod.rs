@@ -9,6 +9,9 @@ mod changed;
 mod group;
 mod index;
 mod insert;
+mod rights;
+#[cfg(test)]
+mod rights_tests;
 mod slab;
 mod slot;
 #[cfg(test)]
@@ -26,11 +29,14 @@ use self::group::Groups;
 pub(super) use self::group::{Claim, Group};
 use self::index::Index;
 pub(super) use self::insert::{Backoff, Located, Refusal};
+use self::rights::Rights;
+pub use self::rights::Short;
 use self::slab::Slab;
 pub(super) use self::slot::{Ask, Counts, Offer, Taking};
 use self::slot::{Slot, State};
 use super::key::{RowKey, RuleId};
-use super::rule::{Hits, SyncMode};
+use super::mode::SyncMode;
+use super::rule::Hits;
 use super::time::UnixMillis;
 use super::window::Window;
 
@@ -50,7 +56,7 @@ pub struct RowRef {
 pub struct RowView {
     /// Which counter this is.
     pub key: RowKey,
-    /// Hits admitted by this node: monotone while the row lives.
+    /// Hits admitted by this node, and rights it gave away: monotone while the row lives.
     pub own: u64,
     /// Cached sum of the peers' rows, as last stored by replication.
     pub peers: u64,
@@ -58,8 +64,20 @@ pub struct RowView {
     pub published: u64,
     /// The limit in force; `None` when this node has no such rule.
     pub limit: Option<u64>,
-    /// Whether the row is to be replicated now: its rule is in gossip mode, or unknown here.
+    /// Whether the row is to be replicated now: its rule is in gossip or bounded mode, or unknown here.
     pub replicated: bool,
+    /// Whether its rule is in bounded mode.
+    pub bounded: bool,
+    /// The most that `own` may come to in bounded mode: this replica's share and the grants it received.
+    pub allowance: u64,
+}
+
+impl RowView {
+    /// Rights left in bounded mode. What decisions under way have reserved is among them.
+    #[must_use]
+    pub fn rights(&self) -> u64 {
+        self.allowance.saturating_sub(self.own)
+    }
 }
 
 /// The table is at its bound and nothing in reach may be evicted.
@@ -78,6 +96,9 @@ pub struct CounterStats {
     pub evicted: u64,
     /// New rows refused at the bound since start.
     pub refused: u64,
+    /// Times since start that a request under a bounded rule found no room to count in. [`super::Overflow`]
+    /// says what became of it.
+    pub overflowed: u64,
 }
 
 /// What a rule of this node says about the rows of one period.
@@ -106,6 +127,8 @@ pub struct Counters {
     rows_max: u32,
     evicted: AtomicU64,
     refused: AtomicU64,
+    overflowed: AtomicU64,
+    rights: Rights,
     sample_cursor: AtomicU32,
     sweep_cursor: AtomicU32,
     latest: AtomicU64,
@@ -177,7 +200,9 @@ impl Counters {
             peers: counts.peers,
             published: counts.published,
             limit: policy.map(|policy| policy.limit),
-            replicated: policy.is_none_or(|policy| policy.mode == SyncMode::Gossip),
+            replicated: policy.is_none_or(|policy| policy.mode != SyncMode::Local),
+            bounded: policy.is_some_and(|policy| policy.mode == SyncMode::Bounded),
+            allowance: counts.allowance,
         })
     }
 
@@ -268,7 +293,8 @@ impl Counters {
         }
     }
 
-    /// Frees the row: its window has ended, with grace. A row that a decision is just counting in stays.
+    /// Frees the row: its window has ended, with grace. A row that a decision is just counting in stays. In
+    /// bounded mode, no row of a window that ended by then is given rights any more.
     pub fn forget(&self, row: RowRef) {
         while let Some((slot, state)) = self.tenant(row) {
             let group = self.groups.at(slot.group());
@@ -297,6 +323,7 @@ impl Counters {
             groups: self.groups.len(),
             evicted: self.evicted.load(Relaxed),
             refused: self.refused.load(Relaxed),
+            overflowed: self.overflowed.load(Relaxed),
         }
     }
 
@@ -344,6 +371,8 @@ impl Counters {
             rows_max: rows,
             evicted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            overflowed: AtomicU64::new(0),
+            rights: Rights::default(),
             sample_cursor: AtomicU32::new(0),
             sweep_cursor: AtomicU32::new(0),
             latest: AtomicU64::new(0),

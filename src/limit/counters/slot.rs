@@ -16,11 +16,18 @@
 //! a multiple of 512 tenants of one slot came and went between two neighbouring instructions of one
 //! thread *and* the new row stood at the same count. Even then, one hit is counted for the wrong client,
 //! and nothing else.
+//!
+//! # Why rights are never spent twice
+//! In bounded mode `own` is what this replica consumed: hits admitted and rights given away. `allowance` only
+//! rises while a tenancy lasts. Spending, reserving and giving all change `state` by a compare-and-swap from a
+//! state with own + pending + amount ≤ an allowance read before, so whatever the order, and however stale the
+//! allowance, own + pending never exceeds it.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::slab::Zeroable;
+use crate::limit::mode::SyncMode;
 use crate::limit::rule::{Hits, Limit};
 
 /// own:40 | pending:14 | tenancy:9 | live:1. Zero is a slot that never had a tenant.
@@ -33,10 +40,13 @@ const PENDING_MAX: u64 = 0x3fff;
 const TENANCY_MASK: u64 = 0x3ff;
 const EPOCH_MASK: u32 = 0x1ff;
 const LIVE: u64 = 1;
+/// Most that a row can consume. Rights that go back and forth between replicas add to `own` each time, so
+/// that it may pass the limit; beyond this they are of no use any more.
+const OWN_MAX: u64 = (1 << (64 - OWN_SHIFT)) - 1;
 
 const _: () = assert!(
-    Limit::MAX < 1 << (64 - OWN_SHIFT),
-    "own counts never exceed a limit, and fit"
+    Limit::MAX <= OWN_MAX,
+    "own counts never exceed a limit or an allowance, and fit"
 );
 const _: () = assert!(
     Hits::MAX as u64 * 2 < PENDING_MAX,
@@ -48,7 +58,7 @@ impl State {
         Self(own << OWN_SHIFT | u64::from(epoch & EPOCH_MASK) << 1 | LIVE)
     }
 
-    /// Hits admitted.
+    /// Hits admitted; in bounded mode with the rights given away.
     pub(super) fn own(self) -> u64 {
         self.0 >> OWN_SHIFT
     }
@@ -89,9 +99,16 @@ pub(in crate::limit) struct Counts {
     pub(in crate::limit) peers: u64,
     /// Own hits that peers were told of.
     pub(in crate::limit) published: u64,
+    /// The most that `own` may come to in bounded mode.
+    pub(in crate::limit) allowance: u64,
 }
 
 impl Counts {
+    /// Rights left in bounded mode.
+    pub(in crate::limit) fn rights(self) -> u64 {
+        self.allowance.saturating_sub(self.own)
+    }
+
     /// Hits of all.
     pub(in crate::limit) fn total(self) -> u64 {
         self.own.saturating_add(self.peers)
@@ -107,7 +124,7 @@ pub(in crate::limit) enum Taking {
     Reserve,
 }
 
-/// A slot. `peers` and `published` carry the tenancy in their top nine bits, so that a late store for a
+/// A slot. `peers`, `published` and `allowance` carry the tenancy in their top nine bits, so that a late store for a
 /// former tenant misses the present one.
 #[repr(C, align(64))]
 pub(super) struct Slot {
@@ -116,6 +133,7 @@ pub(super) struct Slot {
     fingerprint_high: AtomicU64,
     peers: AtomicU64,
     published: AtomicU64,
+    allowance: AtomicU64,
     group: AtomicU32,
     epoch: AtomicU32,
     /// One while the slot has a tenant or a thread that prepares it for one.
@@ -123,6 +141,8 @@ pub(super) struct Slot {
     /// The link of the list of changed rows; see `changed.rs`.
     pub(super) next_changed: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Slot>() == 64, "one cache line a row");
 
 // SAFETY: a struct of atomics: any bytes are valid, nothing is dropped.
 #[expect(unsafe_code, reason = "zero is an empty slot")]
@@ -169,6 +189,7 @@ impl Slot {
             own: state.own(),
             peers: self.peers.load(Acquire) & TAGGED_MAX,
             published: self.published.load(Acquire) & TAGGED_MAX,
+            allowance: self.allowance.load(Acquire) & TAGGED_MAX,
         }
     }
 
@@ -195,11 +216,13 @@ impl Slot {
     }
 
     /// Brings the furnished row to life with these counts.
-    pub(super) fn publish(&self, own: u64, peers: u64) {
+    pub(super) fn publish(&self, first: Counts) {
         let epoch = self.epoch.load(Relaxed);
-        self.peers.store(tagged(epoch, peers), Release);
-        self.published.store(tagged(epoch, 0), Release);
-        self.state.store(State::new(own, epoch).0, SeqCst);
+        self.peers.store(tagged(epoch, first.peers), Release);
+        self.published.store(tagged(epoch, first.published), Release);
+        self.allowance
+            .store(tagged(epoch, first.allowance.min(OWN_MAX)), Release);
+        self.state.store(State::new(first.own, epoch).0, SeqCst);
     }
 
     /// Ends the tenancy known by `state`; false when anything changed, or a decision holds a
@@ -213,7 +236,8 @@ impl Slot {
                 .is_ok()
     }
 
-    /// The admission rule: `hits` are taken if own + pending + peers + hits ≤ `limit`.
+    /// The admission rule: `hits` are taken if own + pending + peers + hits ≤ `limit`, where peers are those
+    /// of gossip mode alone; in bounded mode if own + pending + hits ≤ min(`limit`, allowance).
     #[inline]
     pub(in crate::limit) fn offer(&self, ask: &Ask, taking: Taking) -> Offer {
         let mut state = self.state();
@@ -223,18 +247,23 @@ impl Slot {
         let hits = u64::from(ask.hits.get());
         loop {
             let mut counts = self.counts(state);
-            if !ask.shared {
-                counts.peers = 0;
-            }
-            let after = counts.total().saturating_add(hits);
-            if after > ask.limit {
+            let (used, most) = match ask.mode {
+                SyncMode::Local => {
+                    counts.peers = 0;
+                    (counts.own, ask.limit)
+                }
+                SyncMode::Gossip => (counts.total(), ask.limit),
+                SyncMode::Bounded => (counts.own, ask.limit.min(counts.allowance)),
+            };
+            let after = used.saturating_add(hits);
+            if after > most {
                 return if self.still(state) {
                     Offer::Refused(counts)
                 } else {
                     Offer::Gone
                 };
             }
-            if after + state.pending() > ask.limit || state.pending() + hits > PENDING_MAX {
+            if after + state.pending() > most || state.pending() + hits > PENDING_MAX {
                 return Offer::Contended;
             }
             let shift = if taking == Taking::Count {
@@ -275,6 +304,42 @@ impl Slot {
             .fetch_sub(u64::from(hits.get()) << PENDING_SHIFT, SeqCst);
     }
 
+    /// Gives away up to `want` of the rights that are left to the tenant of `epoch`, and answers how much;
+    /// `None` when it is gone. Consumed before anybody is told, as if admitted.
+    pub(super) fn give(&self, epoch: u32, want: u64) -> Option<u64> {
+        let mut state = self.state();
+        if !state.is_live() || self.epoch() != epoch {
+            return None;
+        }
+        loop {
+            let consumed = state.own() + state.pending();
+            let allowance = self.counts(state).allowance;
+            let given = allowance.saturating_sub(consumed).min(want);
+            if given == 0 {
+                return self.still(state).then_some(0);
+            }
+            let next = state.0 + (given << OWN_SHIFT);
+            match self.state.compare_exchange_weak(state.0, next, SeqCst, Acquire) {
+                Ok(_) => return Some(given),
+                Err(now) if state.same_tenancy(State(now)) => state = State(now),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Raises the allowance of the tenant of `epoch`.
+    pub(super) fn raise_allowance(&self, epoch: u32, to: u64) {
+        raise(&self.allowance, epoch, to.min(OWN_MAX));
+    }
+
+    /// Replaces the peers' sum of the tenant of `epoch`, be it lower.
+    pub(super) fn replace_peers(&self, epoch: u32, sum: u64) {
+        let wanted = tagged(epoch, sum);
+        let replace = |word: u64| (word >> TAG_SHIFT == wanted >> TAG_SHIFT).then_some(wanted);
+        // Refused only when the tenancy ended.
+        let _ = self.peers.fetch_update(SeqCst, Acquire, replace);
+    }
+
     /// Raises the peers' sum of the tenant known by `state` to `sum`.
     pub(super) fn raise_peers(&self, epoch: u32, sum: u64) {
         raise(&self.peers, epoch, sum);
@@ -307,6 +372,6 @@ pub(in crate::limit) struct Ask {
     pub(in crate::limit) hits: Hits,
     /// The most the window admits.
     pub(in crate::limit) limit: u64,
-    /// Whether the peers' hits count against the limit.
-    pub(in crate::limit) shared: bool,
+    /// What the row may admit.
+    pub(in crate::limit) mode: SyncMode,
 }

@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::limit::key::KeyHash;
 
-const RULE: RuleId = RuleId(7);
-const NOW: UnixMillis = UnixMillis(60_500);
+pub(super) const RULE: RuleId = RuleId(7);
+pub(super) const NOW: UnixMillis = UnixMillis(60_500);
 
-fn window(start: u64) -> Window {
+pub(super) fn window(start: u64) -> Window {
     Window {
         start: UnixMillis(start),
         end: UnixMillis(start + 1000),
@@ -22,12 +22,12 @@ fn window(start: u64) -> Window {
 }
 
 /// A well-mixed hash, as real keys have.
-fn key(n: u64) -> KeyHash {
+pub(super) fn key(n: u64) -> KeyHash {
     let id = |domain| u128::from(RuleId(domain).salt(window(n)) as u64);
     KeyHash(id(1) << 64 | id(2))
 }
 
-fn row_key(n: u64) -> RowKey {
+pub(super) fn row_key(n: u64) -> RowKey {
     RowKey {
         rule: RULE,
         window: window(60_000),
@@ -35,13 +35,13 @@ fn row_key(n: u64) -> RowKey {
     }
 }
 
-struct Table {
-    counters: Counters,
-    group: Arc<Group>,
+pub(super) struct Table {
+    pub(super) counters: Counters,
+    pub(super) group: Arc<Group>,
 }
 
 impl Table {
-    fn new(rows: u32) -> Self {
+    pub(super) fn new(rows: u32) -> Self {
         let counters = Counters::new(rows);
         let group = counters.group(RULE, window(60_000), Claim::Request, NOW).unwrap();
         Self { counters, group }
@@ -53,15 +53,19 @@ impl Table {
             fingerprint,
             hits: Hits::try_new(hits).unwrap(),
             limit,
-            shared: true,
+            mode: SyncMode::Gossip,
         };
         let offered = self.counters.offer(&self.group, &ask, Taking::Count, NOW);
         offered.map_or(Offer::Gone, |(_, offer)| offer)
     }
 
-    fn view(&self, n: u64) -> Option<RowView> {
+    pub(super) fn view(&self, n: u64) -> Option<RowView> {
         self.counters.view(self.counters.find(&row_key(n))?)
     }
+}
+
+pub(super) fn policies(limit: u64, mode: SyncMode) -> HashMap<RuleId, Policy> {
+    HashMap::from([(RULE, Policy { limit, mode })])
 }
 
 fn taken(offer: Offer) -> Option<Counts> {
@@ -149,7 +153,7 @@ proptest! {
         }
         let mut rows = HashMap::new();
         table.counters.for_each_live(|_, view| {
-            let counts = Counts { own: view.own, peers: view.peers, published: view.published };
+            let counts = Counts { own: view.own, peers: view.peers, published: view.published, allowance: view.allowance };
             assert!(rows.insert(view.key.key, counts).is_none(), "two rows of one key");
         });
         prop_assert_eq!(rows, model.into_iter().map(|(n, counts)| (key(n), counts)).collect());
@@ -214,7 +218,7 @@ fn num(counter: &GCounter<u8>) -> u128 {
 
 const THREADS: usize = 8;
 
-fn together(work: impl Fn(usize) + Sync) {
+pub(super) fn together(work: impl Fn(usize) + Sync) {
     let start = Barrier::new(THREADS);
     thread::scope(|scope| {
         for at in 0..THREADS {
@@ -300,7 +304,7 @@ fn no_change_is_lost_between_request_threads_and_the_taker() {
                     fingerprint,
                     hits: Hits::ONE,
                     limit: Limit::MAX,
-                    shared: true,
+                    mode: SyncMode::Gossip,
                 };
                 let (row, _) = table
                     .counters
@@ -378,7 +382,7 @@ fn rows_of_rules_unknown_here_are_kept_and_replicated() {
     table.counters.store_peers(row, 5);
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated, view.peers), (None, true, 5));
-    let policy = |mode| HashMap::from([(RULE, Policy { limit: 9, mode })]);
+    let policy = |mode| policies(9, mode);
     table.counters.set_policies(policy(SyncMode::Local));
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated), (Some(9), false));
@@ -394,7 +398,7 @@ fn a_reservation_is_not_seen_as_counted_and_keeps_its_row() {
         fingerprint,
         hits: Hits::try_new(3).unwrap(),
         limit: 5,
-        shared: true,
+        mode: SyncMode::Gossip,
     };
     let (row, _) = table
         .counters
