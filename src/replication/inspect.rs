@@ -2,8 +2,8 @@
 
 use super::codec::Version;
 use super::core::Replication;
-use super::id::ReplicaId;
 use super::origin::OWN;
+use crate::replica::ReplicaId;
 
 /// What a replica claims to hold of one log.
 #[derive(Clone, Debug, PartialEq, Eq)]

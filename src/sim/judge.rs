@@ -14,8 +14,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::limit::{RowKey, RowRef, RuleId, Window};
+use crate::replica::ReplicaId;
+use crate::replication::Kept;
 use crate::replication::codec::{Body, Version, decode};
-use crate::replication::{Kept, ReplicaId};
 
 use super::node::Node;
 use super::oracle::Oracle;
