@@ -171,13 +171,35 @@ impl Limiter {
         decision
     }
 
+    /// Begins to fetch from memory what [`Limiter::check`] of the same charges will read. For a caller that has
+    /// other work to do in between: with a million keys, that wait is most of a decision. Changes nothing.
+    #[inline]
+    pub fn prefetch(&self, charges: &[Charge], now: UnixMillis) {
+        let table = self.table.load();
+        for charge in charges {
+            for entry in table.windows(charge.rule) {
+                self.prefetch_step(&Step { entry, charge }, now);
+            }
+        }
+    }
+
+    #[inline]
+    fn prefetch_step(&self, step: &Step<'_>, now: UnixMillis) {
+        if let Some((_, salt)) = step.entry.window_at(now) {
+            self.counters.prefetch(step.ask(salt).fingerprint);
+        }
+    }
+
     /// Fills in an admission of nothing: a decision is too large to be moved on its way to the caller.
     #[inline(never)]
     fn decide(&self, charges: &[Charge], now: UnixMillis, decision: &mut Decision) {
         let table = self.table.load();
-        match charges {
-            [charge] if table.windows(charge.rule).len() == 1 => self.check_one(&table, charge, now, decision),
-            _ => *decision = self.check_all(&table, charges, now),
+        if let [charge] = charges
+            && table.windows(charge.rule).len() == 1
+        {
+            self.check_one(&table, charge, now, decision);
+        } else {
+            *decision = self.check_all(&table, charges, now);
         }
     }
 
@@ -299,11 +321,7 @@ impl Limiter {
                     .map(move |entry| Step { entry, charge })
             })
             .collect();
-        for step in &steps {
-            if let Some((_, salt)) = step.entry.window_at(now) {
-                self.counters.prefetch(step.ask(salt).fingerprint);
-            }
-        }
+        steps.iter().for_each(|step| self.prefetch_step(step, now));
         let mut backoff = Backoff::default();
         let mut created_any = false;
         let mut stop = Stop::Contended(0);
