@@ -160,10 +160,46 @@ impl Limiter {
     /// this node. Takes no lock.
     #[must_use]
     pub fn check(&self, charges: &[Charge], now: UnixMillis) -> Decision {
+        let mut decision = Decision {
+            outcome: Outcome::Admitted,
+            windows: SmallVec::new(),
+            due: false,
+            created: false,
+            short: SmallVec::new(),
+        };
+        self.decide(charges, now, &mut decision);
+        decision
+    }
+
+    /// Begins to fetch from memory what [`Limiter::check`] of the same charges will read. For a caller that has
+    /// other work to do in between: with a million keys, that wait is most of a decision. Changes nothing.
+    #[inline]
+    pub fn prefetch(&self, charges: &[Charge], now: UnixMillis) {
         let table = self.table.load();
-        match charges {
-            [charge] if table.windows(charge.rule).len() == 1 => self.check_one(&table, charge, now),
-            _ => self.check_all(&table, charges, now),
+        for charge in charges {
+            for entry in table.windows(charge.rule) {
+                self.prefetch_step(&Step { entry, charge }, now);
+            }
+        }
+    }
+
+    #[inline]
+    fn prefetch_step(&self, step: &Step<'_>, now: UnixMillis) {
+        if let Some((_, salt)) = step.entry.window_at(now) {
+            self.counters.prefetch(step.ask(salt).fingerprint);
+        }
+    }
+
+    /// Fills in an admission of nothing: a decision is too large to be moved on its way to the caller.
+    #[inline(never)]
+    fn decide(&self, charges: &[Charge], now: UnixMillis, decision: &mut Decision) {
+        let table = self.table.load();
+        if let [charge] = charges
+            && table.windows(charge.rule).len() == 1
+        {
+            self.check_one(&table, charge, now, decision);
+        } else {
+            *decision = self.check_all(&table, charges, now);
         }
     }
 
@@ -227,13 +263,13 @@ impl Limiter {
     }
 
     /// The common case: one rule with one window.
-    fn check_one(&self, table: &RuleTable, charge: &Charge, now: UnixMillis) -> Decision {
+    #[inline]
+    fn check_one(&self, table: &RuleTable, charge: &Charge, now: UnixMillis, decision: &mut Decision) {
         let entry = &table.windows(charge.rule)[0];
         let step = Step { entry, charge };
         let mut backoff = Backoff::default();
         for _ in 0..CONTENTION_ROUNDS_MAX {
-            let answer = self.offer(&step, Taking::Count, now);
-            let (windows, outcome, due, created) = match answer {
+            let (window, remaining) = match self.offer(&step, Taking::Count, now) {
                 Answer::Contended => {
                     backoff.wait();
                     continue;
@@ -244,50 +280,37 @@ impl Limiter {
                     window,
                     created,
                 } => {
-                    let due = self.counted(table, entry, slot, counts);
-                    let remaining = entry.limit.saturating_sub(counts.total());
-                    (
-                        step.state(window, remaining, now),
-                        Outcome::Admitted,
-                        due,
-                        created || is_first(counts, charge),
-                    )
+                    decision.due = self.counted(table, entry, slot, counts);
+                    decision.created = created || is_first(counts, charge);
+                    (window, entry.limit.saturating_sub(counts.total()))
                 }
                 Answer::Uncounted { window } => {
-                    let remaining = entry.limit.saturating_sub(charge.hits.get().into());
-                    (
-                        step.state(window, remaining, now),
-                        Outcome::Admitted,
-                        false,
-                        false,
-                    )
+                    (window, entry.limit.saturating_sub(charge.hits.get().into()))
                 }
                 Answer::Refused {
                     short: true, created, ..
-                } => return self.denial(&[step], Stop::Full(0), created, now),
+                } => {
+                    *decision = self.denial(&[step], Stop::Full(0), created, now);
+                    return;
+                }
                 Answer::Refused {
                     window,
                     created,
                     short: false,
-                } => (
-                    step.state(window, 0, now),
-                    Outcome::Denied { window: 0 },
-                    false,
-                    created,
-                ),
+                } => {
+                    decision.outcome = Outcome::Denied { window: 0 };
+                    decision.created = created;
+                    (window, 0)
+                }
             };
-            return Decision {
-                outcome,
-                windows: smallvec::smallvec![windows],
-                due,
-                created,
-                short: SmallVec::new(),
-            };
+            decision.windows.push(step.state(window, remaining, now));
+            return;
         }
-        self.denial(&[step], Stop::Contended(0), false, now)
+        *decision = self.denial(&[step], Stop::Contended(0), false, now);
     }
 
     /// Reserves in every window; then counts in all, or gives back and denies.
+    #[inline(never)]
     fn check_all(&self, table: &RuleTable, charges: &[Charge], now: UnixMillis) -> Decision {
         let steps: Steps<'_> = charges
             .iter()
@@ -298,11 +321,7 @@ impl Limiter {
                     .map(move |entry| Step { entry, charge })
             })
             .collect();
-        for step in &steps {
-            if let Some((_, salt)) = step.entry.window_at(now) {
-                self.counters.prefetch(step.ask(salt).fingerprint);
-            }
-        }
+        steps.iter().for_each(|step| self.prefetch_step(step, now));
         let mut backoff = Backoff::default();
         let mut created_any = false;
         let mut stop = Stop::Contended(0);

@@ -30,7 +30,7 @@ use super::headers::{
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{normalize, strip};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
-use crate::limit::{Decision, Outcome, UnixMillis};
+use crate::limit::{Charge, Decision, Outcome, UnixMillis};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -115,29 +115,41 @@ impl<'c> Turn<'c> {
             .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
-        self.charge(route, request.headers(), &path)?;
-        Ok((route, upstream_path(request, route, &path)?))
-    }
-
-    fn charge(&mut self, route: &RouteState, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
         if route.plan.is_empty() {
-            return Ok(());
+            return Ok((route, upstream_path(request, route, &path)?));
         }
-        let shared = self.shared();
-        let trusted = &shared.config().proxy.trusted_proxies;
+        let limiter = self.shared().limiter();
+        let trusted = &self.shared().config().proxy.trusted_proxies;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, headers, trusted),
-            headers,
-            path,
+            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            headers: request.headers(),
+            path: &path,
             route: &route.config,
         };
-        let charges = route.plan.charges(&subject, shared.hasher());
-        let decision = shared.limiter().check(&charges, wall_clock());
+        let charges = route.plan.charges(&subject, self.shared().hasher());
+        let now = wall_clock();
+        limiter.prefetch(&charges, now);
+        // Worked out while the counters are on their way. What cannot be passed on is not counted.
+        let upstream_path = upstream_path(request, route, &path)?;
+        let decision = limiter.check(&charges, now);
+        self.apply(decision, &charges, &subject, route)?;
+        Ok((route, upstream_path))
+    }
+
+    /// Does what a decision says.
+    fn apply(
+        &mut self,
+        decision: Decision,
+        charges: &[Charge],
+        subject: &Subject<'_>,
+        route: &RouteState,
+    ) -> Result<(), Refusal> {
+        let shared = self.shared();
         if decision.due {
             self.announced = Some(shared.announce());
         }
         if decision.created {
-            let identities = route.plan.identities(&subject);
+            let identities = route.plan.identities(subject);
             for (charge, identity) in charges.iter().zip(identities) {
                 shared.limiter().names().record(charge.key, &identity);
             }

@@ -101,14 +101,14 @@ impl<'a> Composer<'a> {
             .above(self.after)
             .take_while(|entry| entry.version() <= end)
         {
-            let tenant = core.rows.at(*entry);
+            let tenant = core.rows.at(entry);
             let Some((row, state)) = tenant else {
                 // Of our own log, what was evicted is empty: docs/protocol.md, "Holes".
                 if self.log == OWN || entry.ended_by() <= self.wall {
                     continue;
                 }
                 self.close(entry.version() - 1);
-                return Some(*entry);
+                return Some(entry);
             };
             let peer_count = state.peer(entry.subject()).map(|peer| peer.count());
             if entry.subject() != OWN && peer_count.is_none() {
@@ -119,23 +119,23 @@ impl<'a> Composer<'a> {
                     continue;
                 }
                 self.close(entry.version() - 1);
-                return Some(*entry);
+                return Some(entry);
             };
             let count = if entry.subject() == OWN {
                 view.published
             } else {
                 peer_count.unwrap_or_default()
             };
-            if count == 0 || self.moves_within(entry, count) {
+            if count == 0 || self.moves_within(&entry, count) {
                 continue;
             }
-            if !self.fits(entry, count, &view) {
+            if !self.fits(&entry, count, &view) {
                 self.close(entry.version() - 1);
                 if self.deltas.len() >= most {
                     return None;
                 }
             }
-            self.push(entry, count, &view);
+            self.push(&entry, count, &view);
         }
         self.close(end);
         None

@@ -411,9 +411,10 @@ impl Counters {
     /// calls it for all of them, so that it waits for memory once and not once a row.
     #[inline]
     pub(super) fn prefetch(&self, fingerprint: u128) {
-        let [home, _] = self.homes(fingerprint);
-        self.slots.prefetch(home as usize);
-        self.slots.prefetch(home as usize + 1);
+        for home in self.homes(fingerprint) {
+            self.slots.prefetch(home as usize);
+            self.slots.prefetch(home as usize + 1);
+        }
     }
 
     /// Offers hits to the row of `ask`, or answers `None` when there is none.
