@@ -3,7 +3,9 @@
 use super::codec::Version;
 use super::core::Replication;
 use super::id::ReplicaId;
-use super::origin::OWN;
+use super::log::OriginIndex;
+use super::origin::{OWN, Origin};
+use super::repair::relayable;
 
 /// What a replica claims to hold of one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub struct Claim {
     pub log: ReplicaId,
     /// Everything up to here is held; of our own log, the newest version given.
     pub confirmed: Version,
+    /// Up to here it is passed on, whole, to whoever lacks it.
+    pub given: Version,
     /// The lowest version known to be lost here.
     pub hole: Option<Version>,
     /// Rows that carry a count of the log's owner.
@@ -51,12 +55,12 @@ impl Replication {
     pub fn claims(&self) -> Vec<Claim> {
         let own = self.origins.own();
         let others = self.origins.sorted().filter(|(index, _)| *index != OWN);
-        let others = others.map(|(_, origin)| (origin, origin.progress.confirmed()));
-        std::iter::once((own, own.top))
+        std::iter::once((OWN, own))
             .chain(others)
-            .map(|(origin, confirmed)| Claim {
+            .map(|(index, origin)| Claim {
                 log: origin.id.clone(),
-                confirmed,
+                confirmed: origin.held(index),
+                given: given_whole(index, origin),
                 hole: origin.hole.map(|hole| hole.at),
                 rows: origin.rows,
             })
@@ -86,4 +90,12 @@ impl Replication {
         }
         kept
     }
+}
+
+/// What is relayed of a log, none if it is cut short by a hole and rows may have left it for a place beyond:
+/// nobody can claim that.
+fn given_whole(index: OriginIndex, origin: &Origin) -> Version {
+    let given = relayable(index, origin);
+    let is_whole = origin.hole.is_none() || origin.log.complete_at(0, given, origin.held(index)) <= given;
+    if is_whole { given } else { 0 }
 }

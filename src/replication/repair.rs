@@ -372,7 +372,7 @@ impl Replication {
 
 /// What this node may send of a log: all of its own, of a dead owner's what it holds, and of a live one's
 /// what it has held for a tick, since the owner repairs the rest itself. Never across a hole.
-fn relayable(index: OriginIndex, origin: &Origin) -> Version {
+pub(super) fn relayable(index: OriginIndex, origin: &Origin) -> Version {
     let held = match (index == OWN, origin.is_live()) {
         (true, _) => origin.top,
         (false, true) => origin.settled.min(origin.progress.confirmed()),

@@ -14,6 +14,9 @@ use super::world::World;
 /// its death takes to be noticed.
 const REMEMBERED: Duration = Duration::from_secs(65);
 
+/// A node looks for rows that it has evicted at every tick.
+const NOTICED_WITHIN: Duration = Duration::from_millis(300);
+
 impl World {
     /// After the network has healed and everything has settled: every live node holds, of every replica,
     /// the same count, and of every live replica the true one.
@@ -86,7 +89,7 @@ impl World {
                     let held = taken.iter().find(|held| held.log == claim.log);
                     // What a node evicted of its own log is an empty place soon, and holds nobody up.
                     let is_own = self.config.strict && self.nodes[*giver].replica == claim.log;
-                    let up_to = if is_own { claim.confirmed } else { giveable(claim) };
+                    let up_to = if is_own { claim.confirmed } else { claim.given };
                     let lags = held.is_none_or(|held| held.confirmed < up_to);
                     // Of a log without a row left there is nothing to tell.
                     let holds_nothing = held.is_none_or(|held| held.confirmed == 0);
@@ -106,14 +109,14 @@ impl World {
     /// Whether `giver` would relay a log: its own, or one of which something is left.
     fn can_give(&self, giver: usize, claim: &Claim) -> bool {
         let is_own = self.nodes[giver].replica == claim.log;
-        giveable(claim) > 0 && (is_own || claim.rows > 0) && !self.is_hostile(&claim.log)
+        claim.given > 0 && (is_own || claim.rows > 0) && !self.is_hostile(&claim.log)
     }
 
     /// Whether a live row of `node` stands in a log up to where it can give that.
     fn holds_row_of(&self, node: usize, claim: &Claim) -> bool {
         let counters = self.nodes[node].limiter.counters();
         let log = self.judge.life(&claim.log).map(|life| &life.log);
-        let mut rows = log.into_iter().flat_map(|log| log.range(..=giveable(claim)));
+        let mut rows = log.into_iter().flat_map(|log| log.range(..=claim.given));
         rows.any(|(_, rows)| rows.iter().any(|row| counters.find(&row.row).is_some()))
     }
 
@@ -160,13 +163,11 @@ impl World {
             let Released { subject, row, count } = released;
             let behind_hole = claim.hole.is_some_and(|hole| hole <= version);
             let over = row.window.end <= wall;
-            if behind_hole || over || *subject == at.replica || life.lost.contains(row) {
+            if behind_hole || over || *subject == at.replica || life.lost.contains_key(row) {
                 continue;
             }
             let held = self.counts(node, row).get(subject).copied().unwrap_or(0);
-            // An eviction is noticed when the slot has a new tenant, or when a relay comes to the place.
-            let is_excused = self.has_lost(node, row) && (!self.config.strict || *subject != claim.log);
-            if held < *count && !is_excused {
+            if held < *count && !self.may_lack(node, row, *subject == claim.log) {
                 return Err(self.violation(format!(
                     "n{node} claims {claim:?} and holds {held} of {subject} on {row:?}, released there at {version}: {count}"
                 )));
@@ -175,9 +176,12 @@ impl World {
         Ok(())
     }
 
-    fn has_lost(&self, node: usize, row: &RowKey) -> bool {
+    /// Whether a node may claim a row that it evicted. Only until it looks for what it has evicted, unless the
+    /// row was adopted: its place is another's, and rows know only their places in the logs of their owners.
+    fn may_lack(&self, node: usize, row: &RowKey, is_owners: bool) -> bool {
         let life = self.judge.life(&self.nodes[node].replica);
-        life.is_some_and(|life| life.lost.contains(row))
+        let lost = life.and_then(|life| life.lost.get(row));
+        lost.is_some_and(|at| !self.config.strict || !is_owners || *at + NOTICED_WITHIN > self.now)
     }
 
     /// Nothing that a node keeps is out of proportion to its table and the nodes around it.
@@ -189,7 +193,7 @@ impl World {
         for node in self.alive() {
             let kept = self.nodes[node].replication.kept();
             let capacity = self.nodes[node].limiter.counters().capacity() as usize;
-            check_kept(&kept, capacity, recent)
+            check_kept(&kept, capacity, recent, self.faults().floods > 0)
                 .map_err(|what| self.violation(format!("n{node} {what}: {kept:?}")))?;
         }
         Ok(())
@@ -222,11 +226,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-/// Up to where a log can be given from a claim.
-fn giveable(claim: &Claim) -> u64 {
-    claim.hole.map_or(claim.confirmed, |hole| {
-        claim.confirmed.min(hole.saturating_sub(1))
-    })
 }

@@ -51,9 +51,9 @@ pub struct WorldConfig {
     pub trace: bool,
     /// Judge the invariants at every event. Costs more than the events themselves.
     pub judge: bool,
-    /// Hold nodes also to this: an eviction is known as a hole, and holds up nobody who needs the rest of the
-    /// log; a claim covers rows that have left for a place beyond it; made-up rows keep to their share where
-    /// honest nodes have adopted some.
+    /// Hold nodes also to this: an eviction is known as a hole a few ticks later, and holds up nobody who needs
+    /// the rest of the log; a claim covers rows that have left for a place beyond it; made-up rows keep to
+    /// their share where honest nodes have adopted some.
     pub strict: bool,
     /// What a right wall clock shows at virtual time zero.
     pub starts_at: UnixMillis,
@@ -422,7 +422,9 @@ impl World {
     fn settle(&mut self, node: usize, touched: &[Touched]) -> Result<(), Violation> {
         self.drain(node);
         if self.config.judge {
-            let outcome = self.judge.after(&self.nodes[node], &self.oracle, touched);
+            let outcome = self
+                .judge
+                .after(&self.nodes[node], &self.oracle, touched, self.now);
             outcome.map_err(|what| self.violation(what))?;
         }
         Ok(())
