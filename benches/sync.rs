@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use weir::cluster::{Cluster, ClusterHandle};
 use weir::config::Config;
 use weir::limit::{Charge, Hits, KeyHash, Limiter, RowKey, UnixMillis};
-use weir::replication::{Generation, ReplicaId};
+use weir::replica::{Generation, ReplicaId};
 
 /// Changes measured for each kind of key.
 const CHANGES: u32 = 1_000;

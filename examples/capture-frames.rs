@@ -20,8 +20,9 @@ use weir::cluster::keyring::Keyring;
 use weir::cluster::seal::Envelope;
 use weir::limit::significance::Significance;
 use weir::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Now, Rule, RuleScope, SyncMode, UnixMillis};
+use weir::replica::{Generation, ReplicaId};
 use weir::replication::codec::{Body, Delta, FRAME_VERSION, Frame, decode};
-use weir::replication::{Generation, ReplicaId, Replication, ReplicationConfig};
+use weir::replication::{Replication, ReplicationConfig};
 
 /// That of the fuzz target `replication`, so that the rows of the seeds are in time there.
 const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);

@@ -25,7 +25,7 @@ use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
 use crate::limit::{IdentityHasher, Limiter, SyncMode};
 use crate::proxy::{Announced, Proxy, ProxyMetrics, ProxyShared};
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 use self::observe::Observed;
 

@@ -3,8 +3,9 @@
 //! The house in reading order; a module depends only on those above it:
 //!
 //! - [`limit`]: rules, keys, windows, counters and the admission decision. Pure.
-//! - [`replication`]: the state machine that spreads counters between nodes, and its wire codec. Pure.
+//! - [`replica`]: who counts: node ids and the generations that tell a node's lives apart. Pure.
 //! - [`bounded`]: who may spend how much of a limit that is never exceeded: roster, shares, transfers, wills. Pure.
+//! - [`replication`]: the state machine that spreads counters between nodes, and its wire codec. Pure.
 //! - [`config`]: one typed, checked configuration from file, environment and flags. Pure.
 //! - [`cluster`]: membership, discovery and the sealed UDP transport; drives [`replication`].
 //! - [`proxy`]: listeners, routing, upstream pools, headers, the response to every error.
@@ -23,5 +24,6 @@ pub mod config;
 pub mod gateway;
 pub mod limit;
 pub mod proxy;
+pub mod replica;
 pub mod replication;
 pub mod sim;

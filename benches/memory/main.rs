@@ -25,7 +25,8 @@ use weir::limit::{
     Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Limiter, Now, Outcome, RowKey, Rule, RuleScope,
     SyncMode, UnixMillis,
 };
-use weir::replication::{Generation, ReplicaId, Replication, ReplicationConfig};
+use weir::replica::{Generation, ReplicaId};
+use weir::replication::{Replication, ReplicationConfig};
 
 #[global_allocator]
 static LEDGER: Ledger = Ledger::new();

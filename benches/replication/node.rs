@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use weir::cluster::{Cluster, ClusterHandle};
 use weir::config::Config;
 use weir::limit::{Limiter, UnixMillis};
-use weir::replication::{Generation, ReplicaId};
+use weir::replica::{Generation, ReplicaId};
 
 use super::load::{LOAD_POOL_TICKS, Load, SAMPLE_POOL};
 use super::memory::own_bytes;

@@ -7,7 +7,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::views::{LimitsView, ModeView, NodeState, NodeView, PeersView, SelfView};
 use crate::limit::significance::Significance;
 use crate::limit::{Charge, Hits, KeyHash, Limiter, RowRef, Rule, UnixMillis};
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 const NOON: UnixMillis = UnixMillis(1_700_000_000_000);
 

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 use jiff::Timestamp;
 
 use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, UnixMillis};
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 use super::Node;
 use super::views::{LimitView, LimitsView};

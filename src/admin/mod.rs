@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 use self::metrics::Metrics;
 use self::views::{ModeView, PeersView};

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::limit::UnixMillis;
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 /// Why a replica takes no share of a window. Nothing changed; asking again later may succeed, except after
 /// [`Blocked::Leaving`], [`Blocked::Superseded`] and [`Blocked::Forgotten`], which are final.

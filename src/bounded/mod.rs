@@ -28,5 +28,5 @@ pub use blocked::Blocked;
 pub use record::{RecordError, RosterRecord};
 pub use rights::{Account, Answer, Ask, Rights};
 pub use roster::{MemberStatus, Roster, RosterConfig};
-pub use share::{Membership, ShareTable, Shares, priority};
+pub use share::{Membership, ShareTable, priority};
 pub use will::{Bequest, Estate, EstateError, EstateRecord, Will, heir};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::limit::UnixMillis;
-use crate::replication::{Generation, NodeId, ReplicaId};
+use crate::replica::{Generation, NodeId, ReplicaId};
 
 /// What one replica says of the roster. Only its owner changes it; whoever hears two versions keeps the
 /// newer one. All instants are by the clock of whoever wrote them first.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::UnixMillis;
-use crate::replication::{Generation, NodeId, ReplicaId};
+use crate::replica::{Generation, NodeId, ReplicaId};
 
 use super::blocked::Blocked;
 use super::record::RosterRecord;

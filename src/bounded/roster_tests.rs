@@ -1,6 +1,6 @@
 use super::*;
 use crate::limit::UnixMillis;
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 use std::time::Duration;
 
 const SKEW: u64 = 100;

@@ -11,15 +11,8 @@ use arc_swap::ArcSwap;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use std::hash::Hasher as _;
 
-use crate::limit::{KeyHash, UnixMillis, Window};
-use crate::replication::ReplicaId;
-
-/// Where the limiter learns how much a new row may spend.
-pub trait Shares: Send + Sync {
-    /// Hits of `limit` that this node may admit for `key` in `window` before any transfer; 0 without a
-    /// share.
-    fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64;
-}
+use crate::limit::{KeyHash, Shares, UnixMillis, Window};
+use crate::replica::ReplicaId;
 
 /// The members of one window start as one of them counted them, and which of them holds the share.
 /// The divisor of every window with this start, fixed once made.
@@ -191,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::replication::Generation;
+    use crate::replica::Generation;
 
     const WINDOW: Window = Window {
         start: UnixMillis(60_000),

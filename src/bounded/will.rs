@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limit::{KeyHash, UnixMillis, Window};
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 use super::rules::Rules;
 use super::share::{Membership, affinity};

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::limit::{KeyHash, UnixMillis, Window};
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 const WINDOW: Window = Window {
     start: UnixMillis(60_000),

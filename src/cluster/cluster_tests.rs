@@ -13,7 +13,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::limit::{Charge, Hits, KeyHash, Outcome, SyncMode, UnixMillis};
-use crate::replication::Generation;
+use crate::replica::Generation;
 
 use super::keyring::GossipKey;
 use super::*;

@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
 use crate::limit::{Now, RowRef};
-use crate::replication::{ReplicaId, Replication};
+use crate::replica::ReplicaId;
+use crate::replication::Replication;
 
 use super::clock::Clock;
 use super::flush::Flusher;

@@ -7,7 +7,8 @@ use crate::cluster::seal::Envelope;
 use crate::cluster::transport::BoundSocket;
 use crate::limit::significance::Significance;
 use crate::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Outcome, Rule, RuleScope, SyncMode};
-use crate::replication::{Generation, ReplicationConfig};
+use crate::replica::Generation;
+use crate::replication::ReplicationConfig;
 
 use super::*;
 

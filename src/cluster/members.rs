@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::replica::{NodeId, ReplicaId};
 use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
-use crate::replication::{NodeId, ReplicaId};
 
 use super::mode::ModeVersion;
 
@@ -165,7 +165,7 @@ impl MemberTable {
 
 /// The newest generation of each node that is alive by the failure detector: of two lives that overlap
 /// for some seconds after a restart, only the newer one counts.
-fn newest_generations(sightings: &[Sighting]) -> BTreeMap<NodeId, crate::replication::Generation> {
+fn newest_generations(sightings: &[Sighting]) -> BTreeMap<NodeId, crate::replica::Generation> {
     // Later entries win, and the sightings are in order of generation.
     sightings
         .iter()

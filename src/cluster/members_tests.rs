@@ -1,7 +1,7 @@
 //! Which replicas are live, and how many share the limits.
 
 use crate::limit::SyncMode;
-use crate::replication::Generation;
+use crate::replica::Generation;
 
 use super::*;
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::limit::{Limiter, SyncMode};
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 use super::attributes;
 use super::clock::Clock;

@@ -35,7 +35,7 @@ use tracing::{info, warn};
 
 use crate::config::{ClusterConfig, Config};
 use crate::limit::Limiter;
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 use keyring::KeyringError;
 use seal::Envelope;

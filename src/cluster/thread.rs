@@ -13,7 +13,8 @@ use tracing::error;
 
 use crate::config::Config;
 use crate::limit::Limiter;
-use crate::replication::{ReplicaId, Replication, ReplicationConfig};
+use crate::replica::ReplicaId;
+use crate::replication::{Replication, ReplicationConfig};
 
 use super::ClusterError;
 use super::clock::Clock;

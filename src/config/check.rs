@@ -15,7 +15,7 @@ use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, ProxyCo
 use super::{bounded, defaults, traffic};
 use crate::limit::significance::Significance;
 use crate::limit::{Overflow, SyncMode};
-use crate::replication::NodeId;
+use crate::replica::NodeId;
 use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 
 /// What a node knows of where it runs, read by the shell; defaults follow from it.

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::limit::significance::Significance;
 use crate::limit::{Overflow, Rule, SyncMode};
-use crate::replication::NodeId;
+use crate::replica::NodeId;
 
 pub use bounded::{BoundedConfig, LONG_WINDOW, WithoutShare};
 pub use check::Surroundings;

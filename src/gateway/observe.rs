@@ -16,7 +16,7 @@ use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
 use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 /// What a running node is made of, as far as it can be looked at.
 pub(super) struct Observed {

@@ -157,7 +157,7 @@ impl<'a> Composer<'a> {
         (entry.subject(), view.key.rule.0, view.key.window.start)
     }
 
-    fn subject(&self, entry: &LogEntry) -> Option<&'a super::id::ReplicaId> {
+    fn subject(&self, entry: &LogEntry) -> Option<&'a crate::replica::ReplicaId> {
         if entry.subject() == self.log {
             None
         } else {

@@ -16,11 +16,11 @@ use crate::limit::significance::Significance;
 use crate::limit::{Counters, Now, RowRef, UnixMillis};
 
 use super::codec::{self, Body, FRAME_VERSION, FRAME_VERSION_MIN, FrameError, Version};
-use super::id::ReplicaId;
 use super::log::OriginIndex;
 use super::origin::{OWN, Origins, Waiting};
 use super::pacing::Pacer;
 use super::row::{Rows, g_counter};
+use crate::replica::ReplicaId;
 
 /// What an operator may tune. Every default says why.
 #[derive(Clone, Debug, PartialEq)]

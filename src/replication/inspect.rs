@@ -2,10 +2,10 @@
 
 use super::codec::Version;
 use super::core::Replication;
-use super::id::ReplicaId;
 use super::log::OriginIndex;
 use super::origin::{OWN, Origin};
 use super::repair::relayable;
+use crate::replica::ReplicaId;
 
 /// What a replica claims to hold of one log.
 #[derive(Clone, Debug, PartialEq, Eq)]

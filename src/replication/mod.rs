@@ -12,7 +12,6 @@ mod arena;
 pub mod codec;
 mod compose;
 mod core;
-mod id;
 mod inspect;
 mod log;
 mod merge;
@@ -25,5 +24,5 @@ mod row;
 
 pub use self::codec::FrameError;
 pub use self::core::{PeerStatus, Replication, ReplicationConfig, ReplicationStats, Transmit};
-pub use id::{Generation, IdError, NodeId, ReplicaId};
+
 pub use inspect::{Claim, Kept};

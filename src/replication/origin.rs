@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::limit::{Now, RowRef, UnixMillis};
 
 use super::codec::Version;
-use super::id::ReplicaId;
 use super::log::{OriginIndex, VersionLog};
 use super::progress::Progress;
+use crate::replica::ReplicaId;
 
 /// This node's own place among the origins.
 pub(super) const OWN: OriginIndex = OriginIndex(0);

@@ -12,9 +12,9 @@ use crate::limit::Now;
 use super::codec::{self, Body, Delta, Digest, DigestEntry, Interval, Received, Version};
 use super::compose::Frames;
 use super::core::Replication;
-use super::id::ReplicaId;
 use super::log::OriginIndex;
 use super::origin::{OWN, Origin};
+use crate::replica::ReplicaId;
 
 /// Received stretches named in a digest, a log.
 const RECEIVED_MAX: usize = 16;

@@ -11,9 +11,9 @@ use crate::limit::{RowRef, UnixMillis};
 
 use super::arena::Arena;
 use super::codec::Version;
-use super::id::ReplicaId;
 use super::log::{LogEntry, OriginIndex};
 use super::origin::ORIGINS_MAX;
+use crate::replica::ReplicaId;
 
 /// What one peer says of a row: its count, and its place in the peer's log as far as that is claimed.
 ///

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::limit::RowKey;
-use crate::replication::{Claim, ReplicaId};
+use crate::replica::ReplicaId;
+use crate::replication::Claim;
 
 use super::judge::{Released, check_kept};
 use super::oracle::Violation;

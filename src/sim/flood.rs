@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::limit::{KeyHash, RowKey, Rule, UnixMillis, Window};
+use crate::replica::{Generation, ReplicaId};
 use crate::replication::codec::{Body, COUNT_MAX, Delta, DeltaRow, Frame, Interval, VERSION_MAX, encode};
-use crate::replication::{Generation, ReplicaId};
 
 use rand::Rng;
 use rand::rngs::SmallRng;

@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::limit::{RowKey, RowRef, RuleId, Window};
+use crate::replica::ReplicaId;
+use crate::replication::Kept;
 use crate::replication::codec::{Body, Version, decode};
-use crate::replication::{Kept, ReplicaId};
 
 use super::node::Node;
 use super::oracle::Oracle;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::limit::significance::Significance;
 use crate::limit::{Limiter, Now, Rule, SyncMode, UnixMillis};
-use crate::replication::{Generation, NodeId, ReplicaId, Replication, ReplicationConfig};
+use crate::replica::{Generation, NodeId, ReplicaId};
+use crate::replication::{Replication, ReplicationConfig};
 
 /// Where simulations start unless told otherwise: a Monday at noon, so that no calendar window ends by
 /// accident.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::limit::RowKey;
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::limit::RowKey;
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 use super::node::Node;
 

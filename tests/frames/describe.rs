@@ -1,7 +1,7 @@
 //! A frame in words that do not follow the code: those of docs/protocol.md.
 
 use serde_json::{Value, json};
-use weir::replication::ReplicaId;
+use weir::replica::ReplicaId;
 use weir::replication::codec::{Body, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval, Received};
 
 /// What `frame` says.

@@ -8,7 +8,7 @@ use weir::limit::{KeyHash, RowKey, Rule, RuleId, UnixMillis, Window};
 use weir::replication::codec::{
     self, Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval, Received,
 };
-use weir::replication::{Generation, ReplicaId};
+use weir::replica::{Generation, ReplicaId};
 
 /// Where every run starts; that of the simulator, whose frames are among the seeds.
 pub const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);

@@ -14,7 +14,7 @@ use super::super::roster::{Roster, RosterConfig};
 use super::super::rules::Rules;
 use super::Part;
 use crate::limit::UnixMillis;
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 use state::{Replica, State};
 

@@ -9,7 +9,7 @@ use super::super::rules::Rules;
 use super::super::{Estate, EstateRecord, Membership};
 use super::{Part, holds, violates};
 use crate::limit::{KeyHash, UnixMillis, Window};
-use crate::replication::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 const SAFE: &str = "never more than the limit is admitted";
 const KEPT: &str = "who left in order left an heir that owns its rights";

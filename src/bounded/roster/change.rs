@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::limit::UnixMillis;
-use crate::replication::{Generation, NodeId, ReplicaId};
+use crate::replica::{Generation, NodeId, ReplicaId};
 
 use super::super::record::RosterRecord;
 use super::{DEPARTED_RETENTION, End, Roster, boot_of};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::limit::UnixMillis;
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 use super::super::blocked::Blocked;
 use super::{End, Roster, STARTS_MAX, boot_of};

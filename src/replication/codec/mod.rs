@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::limit::{RowKey, UnixMillis};
 
-use super::id::ReplicaId;
+use crate::replica::ReplicaId;
 
 pub use size::{delta_bytes, digest_bytes, entry_bytes, frame_bytes, group_bytes, row_bytes};
 

@@ -1,6 +1,6 @@
 //! How large a frame becomes, so that whoever fills one knows when it is full.
 
-use crate::replication::id::{NodeId, ReplicaId};
+use crate::replica::{NodeId, ReplicaId};
 
 use super::DigestEntry;
 

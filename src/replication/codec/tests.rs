@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limit::{KeyHash, RuleId, Window};
-use crate::replication::id::Generation;
+use crate::replica::Generation;
 
 fn replicas() -> impl Strategy<Value = ReplicaId> {
     ("[a-z][a-z0-9-]{0,20}", any::<u64>()).prop_map(|(node, generation)| ReplicaId {

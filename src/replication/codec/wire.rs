@@ -4,7 +4,7 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
 use crate::limit::{KeyHash, RowKey, RuleId, UnixMillis, Window};
-use crate::replication::id::{Generation, ReplicaId};
+use crate::replica::{Generation, ReplicaId};
 
 use super::{
     Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, FRAME_BYTES_MAX, Frame, FrameError, Interval,

@@ -7,7 +7,7 @@ use super::super::super::{Membership, RosterRecord};
 use super::super::Part;
 use super::{LIMITS, Scenario, TICK};
 use crate::limit::{KeyHash, UnixMillis, Window};
-use crate::replication::ReplicaId;
+use crate::replica::ReplicaId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct State {
