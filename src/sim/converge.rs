@@ -89,7 +89,7 @@ impl World {
                 for claim in given.iter().filter(|claim| self.can_give(*giver, claim)) {
                     let held = taken.iter().find(|held| held.log == claim.log);
                     // What a node evicted of its own log is an empty place soon, and holds nobody up.
-                    let is_own = self.config.strict && self.nodes[*giver].replica == claim.log;
+                    let is_own = self.nodes[*giver].replica == claim.log;
                     let up_to = if is_own { claim.confirmed } else { claim.given };
                     let lags = held.is_none_or(|held| held.confirmed < up_to);
                     // Of a log without a row left there is nothing to tell.
@@ -148,27 +148,30 @@ impl World {
         };
         let at = &self.nodes[node];
         let wall = at.now(self.now).wall;
-        // The last place of a row has the highest count; those before it are judged with it.
-        let mut last: BTreeMap<(&RowKey, &ReplicaId), (u64, &Released)> = BTreeMap::new();
+        // Of the places that a claim covers, the last of a row promises the most.
+        let mut promised: BTreeMap<(&RowKey, &ReplicaId), (u64, &Released)> = BTreeMap::new();
+        let mut newest: BTreeMap<(&RowKey, &ReplicaId), u64> = BTreeMap::new();
         let places = life
             .log
             .iter()
             .flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
-        // A relay may give a stretch without the rows that have left it for a later place.
-        let strict = self.config.strict;
-        for (version, row) in places.filter(|(at, _)| !strict || *at <= claim.confirmed) {
-            last.insert((&row.row, &row.subject), (version, row));
+        for (version, row) in places {
+            newest.insert((&row.row, &row.subject), version);
+            if version <= claim.confirmed {
+                promised.insert((&row.row, &row.subject), (version, row));
+            }
         }
-        last.retain(|_, (version, _)| *version <= claim.confirmed);
-        for (version, released) in last.into_values() {
+        for (of, (version, released)) in promised {
             let Released { subject, row, count } = released;
-            let behind_hole = claim.hole.is_some_and(|hole| hole <= version);
+            let is_behind_hole = |place| claim.hole.is_some_and(|hole| hole <= place);
             let over = row.window.end <= wall;
-            if behind_hole || over || *subject == at.replica || life.lost.contains_key(row) {
+            if is_behind_hole(version) || over || *subject == at.replica || life.lost.contains_key(row) {
                 continue;
             }
             let held = self.counts(node, row).get(subject).copied().unwrap_or(0);
-            if held < *count && !self.may_lack(node, row, *subject == claim.log) {
+            let leaves_hole = newest.get(&of).is_some_and(|place| is_behind_hole(*place));
+            let is_owners = *subject == claim.log;
+            if held < *count && !self.may_lack(node, row, is_owners, leaves_hole) {
                 return Err(self.violation(format!(
                     "n{node} claims {claim:?} and holds {held} of {subject} on {row:?}, released there at {version}: {count}"
                 )));
@@ -177,12 +180,13 @@ impl World {
         Ok(())
     }
 
-    /// Whether a node may claim a row that it evicted. Only until it looks for what it has evicted, unless the
-    /// row was adopted: its place is another's, and rows know only their places in the logs of their owners.
-    fn may_lack(&self, node: usize, row: &RowKey, is_owners: bool) -> bool {
+    /// Whether a node may claim a row that it evicted. Rows know only their newest places in the logs of their
+    /// owners: a row that was adopted leaves no hole, one that had moved leaves none at its former places. There
+    /// it is missed when they are relayed or asked for again. Others until the node looks for what it has evicted.
+    fn may_lack(&self, node: usize, row: &RowKey, is_owners: bool, leaves_hole: bool) -> bool {
         let life = self.judge.life(&self.nodes[node].replica);
         let lost = life.and_then(|life| life.lost.get(row));
-        lost.is_some_and(|at| !self.config.strict || !is_owners || *at + NOTICED_WITHIN > self.now)
+        lost.is_some_and(|at| !is_owners || leaves_hole || *at + NOTICED_WITHIN > self.now)
     }
 
     /// Nothing that a node keeps is out of proportion to its table and the nodes around it.
@@ -201,17 +205,13 @@ impl World {
     }
 
     /// A flood has made no more rows than its share on any node, and each node says how many it refused.
-    /// Where nodes come, go or lose sight of each other, what honest ones have adopted of it is charged to
-    /// them, and not judged unless the world is strict.
+    /// Only a node that saw the whole of it must have refused some.
     ///
     /// # Errors
     /// The first node on which it has, or that does not.
     pub fn check_flood(&self) -> Result<(), Violation> {
         let faults = self.faults();
         let moved = faults.partitions + faults.crashes + faults.joins + faults.leaves;
-        if moved > 0 && !self.config.strict {
-            return Ok(());
-        }
         for node in self.alive() {
             let at = &self.nodes[node];
             let share = at.limiter.counters().capacity() as usize / 2;

@@ -285,7 +285,7 @@ pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize, made_up:
             1 + replicas + kept.origins_with_rows + strangers,
         ),
         ("log entries", kept.log_entries, 2 * (LOG_MIN + 2 * slots)),
-        ("pending rows", kept.pending, capacity + 2 * LOG_MIN),
+        ("pending rows", kept.pending, 2 * (capacity + LOG_MIN)),
         ("received stretches", kept.received, 256 + 2),
         ("unplaced rows", kept.unplaced, (4_096 + slots) * kept.origins),
         ("unsent rows", kept.unsent, 4 * slots),

@@ -51,10 +51,6 @@ pub struct WorldConfig {
     pub trace: bool,
     /// Judge the invariants at every event. Costs more than the events themselves.
     pub judge: bool,
-    /// Hold nodes also to this: an eviction is known as a hole a few ticks later, and holds up nobody who needs
-    /// the rest of the log; a claim covers rows that have left for a place beyond it; made-up rows keep to
-    /// their share where honest nodes have adopted some.
-    pub strict: bool,
     /// What a right wall clock shows at virtual time zero.
     pub starts_at: UnixMillis,
 }
@@ -77,7 +73,6 @@ impl WorldConfig {
             detection: (Duration::from_millis(100), Duration::from_millis(1_500)),
             trace: false,
             judge: true,
-            strict: false,
             starts_at: EPOCH,
         }
     }
