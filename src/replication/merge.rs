@@ -258,7 +258,8 @@ impl Replication {
             .origins
             .sorted()
             .filter(|(index, origin)| {
-                let waits = origin.progress.has_pending() || !origin.loose.is_empty();
+                let waits =
+                    origin.progress.has_pending() || !origin.loose.is_empty() || origin.holds_unclaimed();
                 let quiet = origin.last_delta + ORPHANED_AFTER <= now.monotonic;
                 *index != OWN && !origin.is_live() && waits && quiet
             })

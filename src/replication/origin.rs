@@ -138,6 +138,11 @@ impl Origin {
         }
     }
 
+    /// Whether rows stand in its log above the claim, which was taken back to a hole.
+    pub(super) fn holds_unclaimed(&self) -> bool {
+        self.log.above(self.progress.confirmed()).next().is_some()
+    }
+
     /// Records that the row at `version` is not held here until `until`.
     pub(super) fn record_hole(&mut self, version: Version, until: UnixMillis) {
         self.record_hole_until(version, until, UnixMillis(0));

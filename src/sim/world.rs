@@ -552,6 +552,7 @@ impl World {
         self.note(|| format!("n{node} sees {live:?}"));
         let now = self.nodes[node].now(self.now);
         let at = &mut self.nodes[node];
+        at.met.extend(live.iter().map(|(replica, _)| replica.clone()));
         at.replication.handle_membership(&live, now);
         at.limiter.set_replicas(at.replication.replicas());
         self.drain(node);
