@@ -16,6 +16,8 @@ pub struct Claim {
     pub confirmed: Version,
     /// Up to here it is passed on, whole, to whoever lacks it.
     pub given: Version,
+    /// Rows stand in the log up to there.
+    pub has_places: bool,
     /// The lowest version known to be lost here.
     pub hole: Option<Version>,
     /// Rows that carry a count of the log's owner.
@@ -57,10 +59,16 @@ impl Replication {
         let others = self.origins.sorted().filter(|(index, _)| *index != OWN);
         std::iter::once((OWN, own))
             .chain(others)
-            .map(|(index, origin)| Claim {
+            .map(|(index, origin)| (index, origin, given_whole(index, origin)))
+            .map(|(index, origin, given)| Claim {
                 log: origin.id.clone(),
                 confirmed: origin.held(index),
-                given: given_whole(index, origin),
+                given,
+                has_places: origin
+                    .log
+                    .above(0)
+                    .next()
+                    .is_some_and(|first| first.version() <= given),
                 hole: origin.hole.map(|hole| hole.at),
                 rows: origin.rows,
             })

@@ -223,7 +223,7 @@ impl Replication {
 
     /// A count rose without a place to show for it: a relay sent a row at a place that is claimed already,
     /// with a newer count. Should the owner die, this node has to pass it on itself.
-    fn hold_loose(&mut self, log: OriginIndex, waiting: Waiting) {
+    pub(super) fn hold_loose(&mut self, log: OriginIndex, waiting: Waiting) {
         if let Some(origin) = self.origins.get_mut(log) {
             origin.loose.push(waiting);
             if origin.loose.len() >= LOOSE_MAX {

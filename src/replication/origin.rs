@@ -352,3 +352,37 @@ impl Origins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Generation;
+
+    fn replica(generation: u64) -> ReplicaId {
+        ReplicaId {
+            node: "n0".parse().expect("a valid id"),
+            generation: Generation(generation),
+        }
+    }
+
+    #[test]
+    fn a_stranger_that_membership_shows_takes_its_charges_with_it() {
+        let mut origins = Origins::new(replica(1));
+        let flooder = origins.hear_of(&replica(2)).expect("there is room");
+        let other = origins.hear_of(&replica(3)).expect("there is room");
+        assert!(origins.charge(flooder, 2) && origins.charge(flooder, 2));
+        // Strangers share: the other finds it used up.
+        assert!(!origins.charge(other, 2));
+        assert_eq!(origins.meet(&replica(2)), Some(flooder));
+        assert!(!origins.charge(flooder, 2), "one share, not two");
+        assert!(origins.charge(other, 2) && origins.charge(other, 2) && !origins.charge(other, 2));
+        origins.uncharge(flooder);
+        assert!(origins.charge(flooder, 2) && !origins.charge(flooder, 2));
+        assert!(
+            !origins.charge(other, 2),
+            "a peer's row gives strangers nothing back"
+        );
+        origins.uncharge(other);
+        assert!(origins.charge(other, 2));
+    }
+}

@@ -125,11 +125,16 @@ impl<T> Progress<T> {
         self.advance()
     }
 
-    /// Gives the claim back down to `to`, because rows beyond it are no longer held here.
-    pub(super) fn retreat(&mut self, to: Version) {
-        if to < self.confirmed {
-            self.confirmed = to;
-        }
+    /// Gives back the claim on what lies beyond `to`, and what was received there, because rows of it are not
+    /// held here. Returns what waited.
+    pub(super) fn retreat(&mut self, to: Version) -> Vec<T> {
+        self.confirmed = self.confirmed.min(to);
+        self.segments.retain_mut(|segment| {
+            segment.interval.to = segment.interval.to.min(to);
+            segment.interval.after < segment.interval.to
+        });
+        let beyond = to.checked_add(1).map(|from| self.pending.split_off(&from));
+        beyond.unwrap_or_default().into_values().collect()
     }
 
     /// Whether rows wait beyond the claim.
@@ -308,6 +313,20 @@ mod tests {
         assert!(progress.has_room(endless(4), &[1, 2, 3, 4], 4));
         assert!(!progress.has_room(endless(5), &[1, 2, 3, 4, 5], 4));
         assert!(progress.make_room(endless(5), &[1, 2, 3, 4, 5], 4).is_empty());
+    }
+
+    #[test]
+    fn a_claim_taken_back_gives_up_what_was_received_beyond() {
+        let mut progress = Progress::default();
+        assert_eq!(record(&mut progress, 0, 4, 4), [1, 2, 3, 4]);
+        assert!(record(&mut progress, 6, 9, 9).is_empty());
+        assert_eq!(progress.retreat(7), [8, 9]);
+        assert_eq!((progress.confirmed(), progress.pending()), (4, 1));
+        assert_eq!(progress.retreat(2), [7]);
+        assert_eq!((progress.confirmed(), progress.has_gap()), (2, false));
+        // Once what is missing has come, so has what lay beyond it: not before.
+        assert_eq!(record(&mut progress, 2, 6, 6), [3, 4, 5, 6]);
+        assert_eq!(progress.confirmed(), 6);
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl Replication {
             .filter(|(_, origin)| origin.hole.is_some())
             .map(|(index, _)| index)
             .collect();
+        let mut given_up = Vec::new();
         let (rows, counters) = (&self.rows, &self.counters);
         let is_lost = |entry: &LogEntry| {
             let stands = rows
@@ -158,9 +159,13 @@ impl Replication {
                 origin.hole = None;
                 // A row that was evicted may have left other places in front, where its count is lacking too.
                 let lowest = origin.log.drop_lost(is_lost).unwrap_or(hole.at).min(hole.at);
-                origin.progress.retreat(lowest.saturating_sub(1));
+                let waited = origin.progress.retreat(lowest.saturating_sub(1));
+                given_up.extend(waited.into_iter().map(|waiting| (index, waiting)));
                 self.retreated = now.monotonic;
             }
+        }
+        for (log, waiting) in given_up.into_iter().filter(|(_, waiting)| waiting.raised) {
+            self.hold_loose(log, waiting);
         }
     }
 

@@ -99,10 +99,10 @@ impl World {
                     let is_own = self.nodes[*giver].replica == claim.log;
                     let up_to = if is_own { claim.confirmed } else { claim.given };
                     let lags = held.is_none_or(|held| held.confirmed < up_to);
-                    // Of a log without a row left there is nothing to tell.
+                    // Of a log without a row left there is nothing to tell: those behind a hole were adopted.
                     let holds_nothing = held.is_none_or(|held| held.confirmed == 0);
                     let excused = held.is_some_and(|held| held.hole.is_some())
-                        || holds_nothing && !self.holds_row_of(*giver, claim);
+                        || holds_nothing && !(claim.has_places && self.holds_row_of(*giver, claim));
                     if lags && !excused && taken.first().is_some_and(|own| own.log != claim.log) {
                         return Err(self.violation(format!(
                             "n{taker} has {held:?} of the log of which n{giver} has {claim:?}"

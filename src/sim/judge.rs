@@ -8,7 +8,8 @@
 //! 1. own(r, row) ≤ admitted(r, row) + floor(r, g), and what anybody holds of r as well;
 //! 2. the cached sum of the peers is the sum of what is held of them, or what the row began with, which is at
 //!    most the highest total of its group on this node before it began;
-//! 3. neither own nor total ever falls, not even where the row was evicted and is reborn;
+//! 3. neither own nor total ever falls until the window is over, not even where the row was evicted and is
+//!    reborn;
 //! 4. a live row of r counts at least what r ever released of it.
 
 use std::collections::BTreeMap;
@@ -150,7 +151,7 @@ impl Judge {
             }
         }
         for touched in touched {
-            self.check_row(node, oracle, &touched.row)?;
+            self.check_row(node, oracle, &touched.row, now)?;
         }
         Ok(())
     }
@@ -163,7 +164,7 @@ impl Judge {
         oracle.admitted(row).saturating_add(floors)
     }
 
-    fn check_row(&mut self, node: &Node, oracle: &Oracle, row: &RowKey) -> Result<(), String> {
+    fn check_row(&mut self, node: &Node, oracle: &Oracle, row: &RowKey, now: Duration) -> Result<(), String> {
         let counters = node.limiter.counters();
         let Some(found) = counters.find(row) else {
             return Ok(());
@@ -197,6 +198,11 @@ impl Judge {
                 "{me} counts {} for its peers on {row:?}, holds {held} and began with at most {allowance}",
                 view.peers
             ));
+        }
+        if row.window.end <= node.now(now).wall {
+            // Rows of ended windows are the first to be displaced, and leave no floor: nothing is decided by a
+            // late frame's row.
+            return Ok(());
         }
         let released = life.own_released.get(row).copied().unwrap_or(0);
         if view.own < released {
