@@ -89,7 +89,7 @@ pub(super) struct VersionLog {
 }
 
 /// A log this short is not worth compacting.
-const COMPACT_MIN: usize = 1024;
+pub(super) const COMPACT_MIN: usize = 1024;
 
 impl VersionLog {
     /// Puts an entry at its place: at the end, but for repairs after a hole, which may find it there.
@@ -104,6 +104,19 @@ impl VersionLog {
     /// Drops `entry`.
     pub(super) fn remove(&mut self, entry: LogEntry) {
         self.entries.remove(entry);
+    }
+
+    /// Drops the entries whose row `is_lost`, and says where the first stood.
+    pub(super) fn drop_lost(&mut self, is_lost: impl Fn(&LogEntry) -> bool) -> Option<Version> {
+        let mut first = None;
+        self.entries.retain(|entry| {
+            let lost = is_lost(entry);
+            if lost {
+                first.get_or_insert(entry.version());
+            }
+            !lost
+        });
+        first
     }
 
     /// Takes out the entries above `after`, where the log ends from then on: whoever takes them passes them on

@@ -236,10 +236,11 @@ impl Rows {
             return;
         };
         rows.vacant += 1;
-        if rows.vacant < VACANT_MAX.max(rows.slots.len() / 2) || rows.released > 0 {
+        if rows.vacant < VACANT_MAX.max(rows.slots.len() / 2) {
             return;
         }
-        rows.vacant = 0;
+        // Of an ended window all are looked at once more: late rows come and go there as well.
+        (rows.vacant, rows.released) = (0, 0);
         let mut slots = std::mem::take(&mut rows.slots);
         slots.sort_unstable();
         slots.dedup();

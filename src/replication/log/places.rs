@@ -191,11 +191,11 @@ impl Places {
     }
 
     /// Drops the entries that `keeps` disowns, and fills the chunks anew.
-    pub(super) fn retain(&mut self, keeps: impl Fn(&LogEntry) -> bool) {
+    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&LogEntry) -> bool) {
         let former = std::mem::take(self);
         for chunk in former.chunks {
             let entries = chunk.entries.iter().map(|packed| chunk.at(*packed));
-            entries.filter(&keeps).for_each(|entry| self.push(entry));
+            entries.filter(&mut keeps).for_each(|entry| self.push(entry));
         }
     }
 
