@@ -95,6 +95,7 @@ pub struct Limiter {
     allows_overflow: AtomicBool,
     /// Held while the rules or the mode change; never by a decision.
     changing: Mutex<()>,
+    waiting: Arc<super::WaitingRoom>,
 }
 
 /// Whether the row holds no other hits of this node: peers may have made it, and do not know the name.
@@ -125,6 +126,7 @@ impl Limiter {
             generation: AtomicU64::new(0),
             allows_overflow: AtomicBool::new(false),
             changing: Mutex::new(()),
+            waiting: Arc::default(),
         }
     }
 
@@ -175,8 +177,25 @@ impl Limiter {
 
     /// Changes the cluster-wide mode at once. The caller then wakes replication, which finds every row
     /// in [`Counters::take_changed`].
-    pub fn set_mode(&self, mode: SyncMode) {
+    pub fn set_mode(&self, mode: SyncMode, _from: UnixMillis) {
         self.change(|table| (Arc::clone(&table.rules), mode));
+    }
+
+    /// Requests that wait for rights.
+    #[must_use]
+    pub fn waiting(&self) -> &Arc<super::WaitingRoom> {
+        &self.waiting
+    }
+
+    /// The periods of rules that are bounded.
+    #[must_use]
+    pub fn bounded_periods(&self, _now: UnixMillis) -> Vec<Period> {
+        let table = self.table.load();
+        let bounded = table.rules.iter().filter(|rule| rule.mode.unwrap_or(table.mode) == SyncMode::Bounded);
+        let mut periods: Vec<_> = bounded.flat_map(|rule| rule.windows.iter().map(|window| window.period)).collect();
+        periods.sort_unstable();
+        periods.dedup();
+        periods
     }
 
     /// Puts other rules in force at once. Counts stay with the rules that keep their name, what they

@@ -1,0 +1,5 @@
+//! Requests that wait for rights.
+
+/// Requests that wait for rights.
+#[derive(Debug, Default)]
+pub struct WaitingRoom {}
