@@ -284,6 +284,17 @@ impl Estate {
         });
     }
 
+    /// Forgets the acknowledgements of leavers that are not `known` any more and of whom nothing inherited is
+    /// left: nobody waits for them, and if such a will came back, it would give nothing.
+    pub fn forget_executed(&mut self, known: impl Fn(&ReplicaId) -> bool) {
+        let before = self.own.executed.len();
+        let inherited = &self.inherited;
+        self.own
+            .executed
+            .retain(|leaver| known(leaver) || inherited.contains_key(leaver));
+        self.own.version += u64::from(self.own.executed.len() != before);
+    }
+
     #[cfg(test)]
     pub(super) fn with_rules(mut self, rules: Rules) -> Self {
         self.rules = rules;

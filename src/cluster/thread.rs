@@ -75,6 +75,7 @@ impl GossipThread {
             listen: config.listen.clone(),
             frame_version: Some(config.sync.frame_version),
             presence: Presence::Staying,
+            ..Attributes::default()
         };
         Self {
             membership: MembershipConfig {
