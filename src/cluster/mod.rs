@@ -22,6 +22,7 @@ mod mode;
 mod records;
 pub mod seal;
 mod status;
+mod steward;
 mod thread;
 mod transport;
 
