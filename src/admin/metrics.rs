@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::bounded::EscrowReading;
 use crate::limit::SyncMode;
 use crate::replication::ReplicationStats;
 
@@ -54,6 +55,10 @@ pub struct Metrics {
     pub config_mismatches: u64,
     /// What replication did.
     pub replication: ReplicationStats,
+    /// Members and shares of bounded mode.
+    pub roster: EscrowReading,
+    /// Roster and estate records of peers that could not be read.
+    pub records_malformed: u64,
 }
 
 /// How often one kind of decision was made.
@@ -114,7 +119,8 @@ impl Collector for Metrics {
         self.encode_requests(&mut out)?;
         self.encode_keys(&mut out)?;
         self.encode_gossip(&mut out)?;
-        self.encode_replication(&mut out)
+        self.encode_replication(&mut out)?;
+        self.encode_roster(&mut out)
     }
 }
 
@@ -243,6 +249,22 @@ impl Metrics {
         out.gauge("replication_frame_version", help, stats.frame_version.into())?;
         let help = "Frames sent to repair what a peer lacked";
         out.counter("replication_repairs", help, stats.repairs)
+    }
+
+    fn encode_roster(&self, out: &mut Families<'_>) -> fmt::Result {
+        let roster = &self.roster;
+        let help = "Replicas that share limits in bounded mode, this one included";
+        out.gauge("roster_members", help, roster.members)?;
+        let help = "Of them, those that are dead or do not count this one";
+        out.gauge("roster_members_missing", help, roster.members_missing)?;
+        let help = "Window starts of which this node took its share";
+        out.counter("shares_decided", help, roster.shares_decided)?;
+        let help = "Windows in progress of bounded rules of which this node has no share";
+        out.gauge("shares_blocked", help, roster.shares_blocked)?;
+        let help = "Replicas that left and whose rights this node owns";
+        out.gauge("estates_inherited", help, roster.inherited)?;
+        let help = "Roster and estate records of peers that could not be read";
+        out.counter("records_malformed", help, self.records_malformed)
     }
 }
 

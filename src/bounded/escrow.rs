@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use thiserror::Error;
+
 use crate::limit::{Period, SyncMode, UnixMillis};
 use crate::replica::{NodeId, ReplicaId};
 
@@ -72,6 +74,20 @@ pub struct Outcome {
     pub decided: Vec<UnixMillis>,
     /// These members have inherited.
     pub heirs: Vec<ReplicaId>,
+}
+
+/// Why a node was not forgotten. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ForgetError {
+    /// Nobody by that name is counted.
+    #[error("no such node is counted, or it has departed")]
+    Unknown,
+    /// Membership calls it alive: to forget it would let it spend what others take for gone.
+    #[error("this node is alive: stop it first, and wait until `weir roster` shows it as dead")]
+    Alive,
+    /// A node cannot forget itself.
+    #[error("this is the node that was asked; stop it, then ask another one")]
+    Itself,
 }
 
 /// The roster and the estate of one node at work.
@@ -226,11 +242,27 @@ impl Escrow {
     }
 
     /// The operator says that `node` is gone for good and that its process has stopped. Gives the replicas that
-    /// depart; if one still lives, up to one more limit may be admitted.
-    pub fn forget(&mut self, node: &NodeId, now: UnixMillis) -> Vec<ReplicaId> {
+    /// depart; if one still lives, cut off from here, up to one more limit may be admitted.
+    ///
+    /// # Errors
+    /// Who is not counted, or is alive in its only life, cannot be forgotten; nothing changed.
+    pub fn forget(&mut self, node: &NodeId, now: UnixMillis) -> Result<Vec<ReplicaId>, ForgetError> {
         self.clock = now.max(self.clock);
-        self.news = true;
-        self.roster.forget(node, self.clock)
+        if *node == self.me.node && self.roster.record().members.keys().all(|id| *id == self.me || id.node != *node) {
+            return Err(ForgetError::Itself);
+        }
+        let lives = self.roster.members().filter(|member| member.replica.node == *node);
+        let lives: Vec<_> = lives
+            .filter(|member| member.departed_until.is_none() && member.replica != self.me)
+            .collect();
+        match &lives[..] {
+            [] => Err(ForgetError::Unknown),
+            [only] if only.dead_since.is_none() => Err(ForgetError::Alive),
+            _ => {
+                self.news = true;
+                Ok(self.roster.forget(node, self.clock))
+            }
+        }
     }
 
     /// Counts everybody in sight.

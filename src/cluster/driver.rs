@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
-use crate::bounded::EscrowStatus;
+use crate::bounded::{EscrowStatus, ForgetError};
 use crate::limit::{Now, RowRef};
 use crate::replica::{NodeId, ReplicaId};
 use crate::replication::Replication;
@@ -46,7 +46,7 @@ pub(super) enum DriverCommand {
     /// The roster, for the operator.
     Roster(oneshot::Sender<EscrowStatus>),
     /// Give a node up; answered with its replicas that depart.
-    Forget(NodeId, oneshot::Sender<Vec<ReplicaId>>),
+    Forget(NodeId, oneshot::Sender<Result<Vec<ReplicaId>, ForgetError>>),
 }
 
 /// The replication core with its ears and its mouth.

@@ -141,15 +141,15 @@ impl ClusterHandle {
     }
 
     /// Declares that `node` is gone for good and that its process has stopped: it takes no share of windows
-    /// that start more than the tolerated clock difference from now. Gives its replicas that depart; none when
-    /// nobody is known by that name. If it still lives, up to one more limit may be admitted.
+    /// that start more than the tolerated clock difference from now. Gives its replicas that depart. If it
+    /// still lives, cut off from here, up to one more limit may be admitted.
     ///
     /// # Errors
-    /// [`ClusterError::Stopped`]; nothing changed.
+    /// [`ClusterError::Stopped`] and [`ClusterError::NotForgotten`]; nothing changed.
     pub async fn forget(&self, node: NodeId) -> Result<Vec<ReplicaId>, ClusterError> {
         let (reply, answer) = oneshot::channel();
         self.ask_driver(DriverCommand::Forget(node, reply)).await?;
-        answer.await.map_err(|_| self.stopped())
+        Ok(answer.await.map_err(|_| self.stopped())??)
     }
 
     /// Leaves in order: tells the cluster, sends what is unsent, passes its rights on, waits up to `deadline`

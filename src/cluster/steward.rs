@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::bounded::{Escrow, EscrowReading, EscrowStatus, Logs, Outcome, RosterConfig, ShareTable};
+use crate::bounded::{Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, RosterConfig, ShareTable};
 use crate::config::BoundedConfig;
 use crate::limit::{KeyHash, Limiter, Now, Shares, UnixMillis, Window};
 use crate::replica::{NodeId, ReplicaId};
@@ -122,13 +122,13 @@ impl Steward {
         self.escrow.is_settled()
     }
 
-    pub(super) fn forget(&mut self, node: &NodeId, now: Now) -> Vec<ReplicaId> {
-        let gone = self.escrow.forget(node, now.wall);
+    pub(super) fn forget(&mut self, node: &NodeId, now: Now) -> Result<Vec<ReplicaId>, ForgetError> {
+        let gone = self.escrow.forget(node, now.wall)?;
         for replica in &gone {
             warn!(%replica, "forgotten by an operator: it takes no share of later windows");
         }
         self.publish();
-        gone
+        Ok(gone)
     }
 
     pub(super) fn status(&self) -> EscrowStatus {

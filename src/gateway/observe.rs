@@ -9,14 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
-use crate::admin::Node;
+use crate::admin::{Node, Refused};
 use crate::admin::metrics::{DecisionCount, GossipReading, HistogramReading, Metrics};
-use crate::admin::views::{ModeView, NodeState, NodeView, PeersView, SelfView};
+use crate::admin::views::{
+    ForgetView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView, rfc3339,
+};
 use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
 use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
-use crate::replica::ReplicaId;
+use crate::replica::{NodeId, ReplicaId};
 
 /// What a running node is made of, as far as it can be looked at.
 pub(super) struct Observed {
@@ -101,7 +103,6 @@ impl Node for Observed {
     }
 
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
-        super::require_available([mode]).map_err(|error| error.to_string())?;
         let set = self
             .cluster
             .set_mode(mode)
@@ -110,7 +111,17 @@ impl Node for Observed {
         Ok(ModeView {
             mode: set.mode,
             version: set.version,
+            from: (set.from.0 > 0).then(|| rfc3339(set.from)),
         })
+    }
+
+    async fn roster(&self) -> Result<RosterView, String> {
+        let status = self.cluster.roster().await.map_err(|error| error.to_string())?;
+        Ok(super::roster::view(status))
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<ForgetView, Refused> {
+        super::roster::forget(&self.cluster, node).await
     }
 }
 
@@ -198,6 +209,8 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
 
 fn read_cluster(metrics: &mut Metrics, status: &ClusterStatus) {
     metrics.replication = status.replication;
+    metrics.roster = status.escrow;
+    metrics.records_malformed = status.malformed_records;
     metrics.gossip = GossipReading {
         datagrams_received: status.transport.datagrams_received,
         datagrams_sent: status.transport.datagrams_sent,
