@@ -248,10 +248,20 @@ impl Escrow {
     /// Who is not counted, or is alive in its only life, cannot be forgotten; nothing changed.
     pub fn forget(&mut self, node: &NodeId, now: UnixMillis) -> Result<Vec<ReplicaId>, ForgetError> {
         self.clock = now.max(self.clock);
-        if *node == self.me.node && self.roster.record().members.keys().all(|id| *id == self.me || id.node != *node) {
+        if *node == self.me.node
+            && self
+                .roster
+                .record()
+                .members
+                .keys()
+                .all(|id| *id == self.me || id.node != *node)
+        {
             return Err(ForgetError::Itself);
         }
-        let lives = self.roster.members().filter(|member| member.replica.node == *node);
+        let lives = self
+            .roster
+            .members()
+            .filter(|member| member.replica.node == *node);
         let lives: Vec<_> = lives
             .filter(|member| member.departed_until.is_none() && member.replica != self.me)
             .collect();
@@ -277,7 +287,10 @@ impl Escrow {
             if sight.replica == self.me {
                 continue;
             }
-            let marked = sight.roster.as_ref().is_some_and(|record| record.leaving_at.is_some());
+            let marked = sight
+                .roster
+                .as_ref()
+                .is_some_and(|record| record.leaving_at.is_some());
             if sight.has_left && !marked {
                 self.roster.handle_goodbye(&sight.replica, now);
                 continue;
@@ -287,7 +300,12 @@ impl Escrow {
                 self.roster.handle_record(&sight.replica, record, now);
             }
         }
-        let live: BTreeSet<&ReplicaId> = self.sights.iter().filter(|s| s.live).map(|s| &s.replica).collect();
+        let live: BTreeSet<&ReplicaId> = self
+            .sights
+            .iter()
+            .filter(|s| s.live)
+            .map(|s| &s.replica)
+            .collect();
         let members: Vec<ReplicaId> = self.roster.record().members.keys().cloned().collect();
         for member in members.iter().filter(|member| **member != self.me) {
             self.roster.handle_liveness(member, live.contains(member), now);
@@ -318,10 +336,16 @@ impl Escrow {
     }
 
     fn take_shares(&mut self, outcome: &mut Outcome) {
-        let starts: BTreeSet<UnixMillis> =
-            self.periods.iter().map(|period| period.window_at(self.clock).start).collect();
-        let decided: BTreeSet<UnixMillis> =
-            self.roster.decided().map(|membership| membership.start()).collect();
+        let starts: BTreeSet<UnixMillis> = self
+            .periods
+            .iter()
+            .map(|period| period.window_at(self.clock).start)
+            .collect();
+        let decided: BTreeSet<UnixMillis> = self
+            .roster
+            .decided()
+            .map(|membership| membership.start())
+            .collect();
         self.blocked.clear();
         for start in starts.difference(&decided) {
             match self.take(*start) {

@@ -28,7 +28,8 @@ mod will_tests;
 
 pub use blocked::Blocked;
 pub use escrow::{
-    AnnouncedMode, Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, PeriodStatus, Sight, WillStatus,
+    AnnouncedMode, Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, PeriodStatus, Sight,
+    WillStatus,
 };
 pub use record::{RecordError, RosterRecord};
 pub use rights::{Account, Answer, Ask, Rights};

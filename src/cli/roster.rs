@@ -46,13 +46,21 @@ fn listing(roster: &RosterView) -> String {
         line(&mut out, &member.node_id, &describe(member));
     }
     for share in &roster.shares {
-        line(&mut out, &format!("window/{}", share.period), &describe_share(share));
+        line(
+            &mut out,
+            &format!("window/{}", share.period),
+            &describe_share(share),
+        );
     }
     for replica in &roster.inherited {
         line(&mut out, replica, "its rights belong to this node");
     }
     for will in roster.wills.iter().filter(|will| !will.executed) {
-        line(&mut out, &will.leaver, &format!("leaves its rights to {}", will.heir));
+        line(
+            &mut out,
+            &will.leaver,
+            &format!("leaves its rights to {}", will.heir),
+        );
     }
     out
 }

@@ -14,7 +14,7 @@ use chitchat::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::limit::{Limiter, SyncMode};
+use crate::limit::{Limiter, SyncMode, UnixMillis};
 use crate::replica::{Generation, ReplicaId};
 
 use super::attributes;
@@ -72,6 +72,8 @@ pub(super) struct Membership {
     limiter: Arc<Limiter>,
     flusher: Flusher,
     clock: Clock,
+    /// When this node started, by its own clock.
+    started: UnixMillis,
     records: Records,
     heard: Arc<Notify>,
     // Unsubscribe when dropped.
@@ -115,7 +117,9 @@ impl Membership {
                 })
             })
             .await;
+        let started = UnixMillis(config.me.generation.0.div_ceil(1_000));
         Ok(Self {
+            started,
             chitchat: Arc::new(handle),
             table: MemberTable::new(config.me, config.replicas_min),
             mode: ports.mode,
@@ -219,14 +223,16 @@ impl Membership {
 
     /// Puts `mode` in force here, and publishes it: a mode outlives the node that set it.
     ///
-    /// Who hears of bounded mode late, such as a node that joins with another one in its configuration, still
-    /// keeps it in all windows that have it elsewhere; it vouches only for those that start from now on.
+    /// Who hears late of a switch that involves bounded mode keeps the former mode in windows that have begun,
+    /// unless it started after the switch, with another mode in its configuration: then the others have shares
+    /// of those windows, and it must not admit without. Either way it vouches only for those that start later.
     async fn adopt(&mut self, mode: ModeVersion) {
         let former = *self.mode.borrow();
         let announced = mode.announced_at(self.clock.now().wall, former);
+        let applied = if mode.from < self.started { mode } else { announced };
         self.publish(attributes::MODE, announced.to_string()).await;
-        self.limiter.set_mode(mode.mode, mode.from);
-        self.mode.send_replace(mode);
+        self.limiter.set_mode(applied.mode, applied.from);
+        self.mode.send_replace(applied);
         drop(self.flusher.request());
     }
 

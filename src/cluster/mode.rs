@@ -126,11 +126,7 @@ impl FromStr for ModeVersion {
         let mode = mode.parse().map_err(|_| ModeError)?;
         let from = from.parse().map(UnixMillis).map_err(|_| ModeError)?;
         let believed = version <= Self::VERSION_MAX;
-        let read = Self {
-            version,
-            mode,
-            from,
-        };
+        let read = Self { version, mode, from };
         believed.then_some(read).ok_or(ModeError)
     }
 }
@@ -160,10 +156,7 @@ mod tests {
         for mode in [start, local, rival, later, start.next(SyncMode::Bounded, NOW)] {
             assert_eq!(mode.to_string().parse(), Ok(mode));
         }
-        let of_the_first_release = ModeVersion {
-            version: 3,
-            ..start
-        };
+        let of_the_first_release = ModeVersion { version: 3, ..start };
         assert_eq!("3:gossip".parse(), Ok(of_the_first_release));
     }
 
@@ -179,7 +172,10 @@ mod tests {
         assert!(!bounded.announced_at(late, gossip).supersedes(bounded));
         assert_eq!(bounded.next(SyncMode::Local, NOW).from, NOW.plus(NOTICE));
         let local = gossip.next(SyncMode::Local, NOW);
-        assert_eq!((local.from, local.announced_at(NOW, gossip)), (UnixMillis(0), local));
+        assert_eq!(
+            (local.from, local.announced_at(NOW, gossip)),
+            (UnixMillis(0), local)
+        );
     }
 
     #[test]

@@ -101,7 +101,13 @@ mod tests {
             let kept = records.roster(&owner, Some((5, "{"))).unwrap();
             assert_eq!((kept.version, records.malformed()), (7, 1));
         }
-        assert_eq!(records.roster(&owner, Some((6, "{\"version\":8}"))).unwrap().version, 8);
+        assert_eq!(
+            records
+                .roster(&owner, Some((6, "{\"version\":8}")))
+                .unwrap()
+                .version,
+            8
+        );
         assert_eq!(records.estate(&owner, Some((6, "[]"))), None);
         records.retain(|_| false);
         assert_eq!(records.malformed(), 2);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::bounded::{Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, RosterConfig, ShareTable};
+use crate::bounded::{
+    Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, RosterConfig, ShareTable,
+};
 use crate::config::BoundedConfig;
 use crate::limit::{KeyHash, Limiter, Now, Shares, UnixMillis, Window};
 use crate::replica::{NodeId, ReplicaId};

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
-use crate::admin::{Node, Refused};
 use crate::admin::metrics::{DecisionCount, GossipReading, HistogramReading, Metrics};
 use crate::admin::views::{
     ForgetView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView, rfc3339,
 };
+use crate::admin::{Node, Refused};
 use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
@@ -117,7 +117,7 @@ impl Node for Observed {
 
     async fn roster(&self) -> Result<RosterView, String> {
         let status = self.cluster.roster().await.map_err(|error| error.to_string())?;
-        Ok(super::roster::view(status))
+        Ok(super::roster::view(&status))
     }
 
     async fn forget(&self, node: NodeId) -> Result<ForgetView, Refused> {

@@ -7,13 +7,13 @@ use crate::cluster::{ClusterError, ClusterHandle};
 use crate::replica::{NodeId, ReplicaId};
 
 /// What `GET /v1/roster` answers.
-pub(super) fn view(status: EscrowStatus) -> RosterView {
+pub(super) fn view(status: &EscrowStatus) -> RosterView {
     RosterView {
         bounded: status.involved,
-        members: status.members.into_iter().map(member).collect(),
-        shares: status.periods.into_iter().map(share).collect(),
+        members: status.members.iter().map(member).collect(),
+        shares: status.periods.iter().map(share).collect(),
         inherited: status.inherited.iter().map(ReplicaId::to_string).collect(),
-        wills: status.wills.into_iter().map(will).collect(),
+        wills: status.wills.iter().map(will).collect(),
     }
 }
 
@@ -28,7 +28,7 @@ pub(super) async fn forget(cluster: &ClusterHandle, node: NodeId) -> Result<Forg
     }
 }
 
-fn member(status: MemberStatus) -> MemberView {
+fn member(status: &MemberStatus) -> MemberView {
     MemberView {
         node_id: status.replica.node.to_string(),
         generation: status.replica.generation.0,
@@ -40,17 +40,17 @@ fn member(status: MemberStatus) -> MemberView {
     }
 }
 
-fn share(status: PeriodStatus) -> ShareView {
+fn share(status: &PeriodStatus) -> ShareView {
     ShareView {
         period: status.period.to_string(),
         window_start: rfc3339(status.window.start),
         window_end: rfc3339(status.window.end),
         members: status.divisor,
-        blocked: status.blocked.map(|blocked| blocked.to_string()),
+        blocked: status.blocked.as_ref().map(ToString::to_string),
     }
 }
 
-fn will(status: WillStatus) -> WillView {
+fn will(status: &WillStatus) -> WillView {
     WillView {
         leaver: status.leaver.to_string(),
         heir: status.heir.to_string(),

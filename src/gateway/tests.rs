@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::admin::views::{LimitsView, NodeState, PeersView};
+use crate::admin::views::{LimitsView, NodeState, PeersView, RosterView};
 use crate::cli::args::{Cli, Command};
 use crate::cli::http::{Client, request};
 
@@ -278,29 +278,35 @@ fn an_address_in_use_is_named_and_leaves_nothing_running() {
 }
 
 #[test]
-fn bounded_mode_is_refused_at_the_start_and_at_run_time() {
+fn a_lone_gateway_in_bounded_mode_has_the_whole_limit_and_says_so() {
     block_on(async {
-        let address = Arc::new(Upstream::default()).start().await;
-        let refused = "bounded mode is not available in this build yet";
-        let start = Gateway::start(config("a", address, &["--sync-mode", "bounded"])).await;
-        assert_eq!(
-            start.err().map(|error| error.to_string()).as_deref(),
-            Some(refused)
+        let upstream = Arc::new(Upstream::default());
+        let mut config = config("a", upstream.start().await, &["--limit", "5/year"]);
+        config.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+        let gateway = Gateway::start(config).await.unwrap();
+        let Addresses { listen, admin, .. } = gateway.addresses().clone();
+        let roster = async || json::<RosterView>(admin, "/v1/roster").await;
+        eventually("it has its share", async || {
+            roster().await.shares.iter().any(|share| share.members == Some(1))
+        })
+        .await;
+        let mut statuses = Vec::new();
+        for _ in 0..8 {
+            statuses.push(get_status(listen[0], "/").await.as_u16());
+        }
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
+        assert_eq!(upstream.requests.load(SeqCst), 5);
+        let roster = roster().await;
+        assert!(roster.bounded && roster.members.len() == 1, "{roster:?}");
+        let admin = admin.to_string();
+        let forget = request(
+            Method::POST,
+            &admin,
+            "/v1/roster/forget",
+            HeaderMap::new(),
+            Bytes::from("{\"node\":\"a\"}"),
         );
-        let mut by_rule = config("a", address, &["--limit", "5/minute"]);
-        by_rule.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
-        assert!(Gateway::start(by_rule).await.is_err());
-        let gateway = Gateway::start(config("a", address, &[])).await.unwrap();
-        let mut client = Client::new(&gateway.addresses().admin.to_string()).unwrap();
-        let answer = client
-            .request(Method::PUT, "/v1/mode", HeaderMap::new(), "bounded".into())
-            .await;
-        let answer = answer.unwrap();
-        assert!(!answer.status.is_success());
-        assert!(
-            String::from_utf8_lossy(&answer.body).contains(refused),
-            "{answer:?}"
-        );
+        assert_eq!(forget.await.unwrap().status, StatusCode::CONFLICT);
         gateway.stop().await;
     });
 }

@@ -191,8 +191,13 @@ impl Limiter {
     #[must_use]
     pub fn bounded_periods(&self, _now: UnixMillis) -> Vec<Period> {
         let table = self.table.load();
-        let bounded = table.rules.iter().filter(|rule| rule.mode.unwrap_or(table.mode) == SyncMode::Bounded);
-        let mut periods: Vec<_> = bounded.flat_map(|rule| rule.windows.iter().map(|window| window.period)).collect();
+        let bounded = table
+            .rules
+            .iter()
+            .filter(|rule| rule.mode.unwrap_or(table.mode) == SyncMode::Bounded);
+        let mut periods: Vec<_> = bounded
+            .flat_map(|rule| rule.windows.iter().map(|window| window.period))
+            .collect();
         periods.sort_unstable();
         periods.dedup();
         periods

@@ -67,7 +67,9 @@ impl Replication {
     #[must_use]
     pub fn rows_of(&self, replica: &ReplicaId) -> usize {
         let index = self.origins.index_of(replica);
-        index.and_then(|index| self.origins.get(index)).map_or(0, |origin| origin.rows)
+        index
+            .and_then(|index| self.origins.get(index))
+            .map_or(0, |origin| origin.rows)
     }
 
     /// How much this replica keeps.

@@ -30,7 +30,11 @@ impl Replication {
     pub fn held(&self, log: &ReplicaId) -> Version {
         let claims = self.claims();
         let claim = claims.iter().find(|claim| claim.log == *log);
-        claim.map_or(0, |claim| claim.hole.map_or(claim.confirmed, |hole| hole.saturating_sub(1).min(claim.confirmed)))
+        claim.map_or(0, |claim| {
+            claim.hole.map_or(claim.confirmed, |hole| {
+                hole.saturating_sub(1).min(claim.confirmed)
+            })
+        })
     }
 
     /// The top of our log once nothing bounded is unsent, while leaving.

@@ -78,7 +78,11 @@ impl Escrow {
         EscrowStatus {
             involved: true,
             members: self.roster.members().collect(),
-            periods: self.periods.iter().map(|period| self.period_status(*period)).collect(),
+            periods: self
+                .periods
+                .iter()
+                .map(|period| self.period_status(*period))
+                .collect(),
             inherited: self.estate.inherited().cloned().collect(),
             wills: self.wills().collect(),
         }
@@ -96,7 +100,11 @@ impl Escrow {
             inherited: self.estate.inherited().count() as u64,
             ..EscrowReading::default()
         };
-        for member in self.roster.members().filter(|member| member.departed_until.is_none()) {
+        for member in self
+            .roster
+            .members()
+            .filter(|member| member.departed_until.is_none())
+        {
             reading.members += 1;
             reading.members_missing += u64::from(member.dead_since.is_some() || !member.lists_me);
         }
