@@ -278,7 +278,7 @@ fn read_mode(body: &[u8]) -> Result<SyncMode, String> {
         false => text.to_owned(),
         true => {
             serde_json::from_str::<ModeRequest>(text)
-                .map_err(|error| format!("{error}: expected {{\"mode\":\"local\"}}, or another mode"))?
+                .map_err(|error| format!("{error}: expected {{\"mode\":\"local\"}}, `gossip` or `bounded`"))?
                 .mode
         }
     };

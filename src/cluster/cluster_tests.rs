@@ -344,9 +344,17 @@ async fn a_switch_to_bounded_mode_holds_for_windows_that_start_after_it_was_anno
     .await;
     assert!(!a.cluster.roster().await.unwrap().involved);
     let set = b.cluster.set_mode(SyncMode::Bounded).await.unwrap();
-    until_shared_by(&[&a, &b], 2).await;
-    let status = a.cluster.roster().await.unwrap();
-    assert!(status.periods[0].window.start > set.from, "{status:?}");
+    until("the switch spreads", || a.cluster.mode() == set).await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        until_shared_by(&[&a, &b], 2).await;
+        let status = a.cluster.roster().await.unwrap();
+        if status.periods[0].window.start > set.from {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
