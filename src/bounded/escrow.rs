@@ -175,6 +175,8 @@ impl Escrow {
         self.periods = periods;
         self.applied = applied;
         self.news = true;
+        // Of other periods, other windows start next.
+        self.next_turn = UnixMillis(0);
         if !self.involved && !self.periods.is_empty() {
             self.involved = true;
             self.absorb();

@@ -189,6 +189,11 @@ fn a_lone_founder_has_a_share_at_once_and_without_bounded_rules_nobody_is_counte
     let mut alone = Node::new("a", 12_000, 1, BOUNDED).bounded(12_000);
     assert_eq!(alone.advance(12_001, &ALL_HELD).decided, [UnixMillis(10_000)]);
     assert_eq!(alone.share(10_000), LIMIT);
+    assert_eq!(alone.escrow.poll_timeout(), Some(UnixMillis(13_001)));
+    let periods = vec!["200ms".parse().unwrap(), period()];
+    alone.escrow.handle_rules(periods, BOUNDED, UnixMillis(12_900));
+    assert_eq!(alone.advance(12_900, &ALL_HELD).decided, [UnixMillis(12_800)]);
+    assert_eq!(alone.escrow.poll_timeout(), Some(UnixMillis(13_000)));
 
     let mut nodes = vec![
         Node::new("a", 12_000, 1, GOSSIP),
