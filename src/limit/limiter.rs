@@ -95,7 +95,6 @@ pub struct Limiter {
     allows_overflow: AtomicBool,
     /// Held while the rules or the mode change; never by a decision.
     changing: Mutex<()>,
-    waiting: Arc<super::WaitingRoom>,
 }
 
 /// Whether the row holds no other hits of this node: peers may have made it, and do not know the name.
@@ -126,7 +125,6 @@ impl Limiter {
             generation: AtomicU64::new(0),
             allows_overflow: AtomicBool::new(false),
             changing: Mutex::new(()),
-            waiting: Arc::default(),
         }
     }
 
@@ -177,30 +175,8 @@ impl Limiter {
 
     /// Changes the cluster-wide mode at once. The caller then wakes replication, which finds every row
     /// in [`Counters::take_changed`].
-    pub fn set_mode(&self, mode: SyncMode, _from: UnixMillis) {
+    pub fn set_mode(&self, mode: SyncMode) {
         self.change(|table| (Arc::clone(&table.rules), mode));
-    }
-
-    /// Requests that wait for rights.
-    #[must_use]
-    pub fn waiting(&self) -> &Arc<super::WaitingRoom> {
-        &self.waiting
-    }
-
-    /// The periods of rules that are bounded.
-    #[must_use]
-    pub fn bounded_periods(&self, _now: UnixMillis) -> Vec<Period> {
-        let table = self.table.load();
-        let bounded = table
-            .rules
-            .iter()
-            .filter(|rule| rule.mode.unwrap_or(table.mode) == SyncMode::Bounded);
-        let mut periods: Vec<_> = bounded
-            .flat_map(|rule| rule.windows.iter().map(|window| window.period))
-            .collect();
-        periods.sort_unstable();
-        periods.dedup();
-        periods
     }
 
     /// Puts other rules in force at once. Counts stay with the rules that keep their name, what they

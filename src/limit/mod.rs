@@ -21,7 +21,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
-mod waiting;
 mod window;
 
 pub use counters::{CounterStats, Counters, RowRef, RowView, Short, TableFull};
@@ -33,5 +32,4 @@ pub use names::KeyNames;
 pub use rule::{CountBy, Hits, Limit, Rule, RuleError, RuleScope, WindowLimit};
 pub use shares::{NoShares, Shares};
 pub use time::{Now, UnixMillis};
-pub use waiting::WaitingRoom;
 pub use window::{Period, Window};

@@ -131,11 +131,11 @@ fn peers_hits_count_in_gossip_mode_only_and_are_remembered_in_local_mode() {
     let limiter = limiter(vec![a.clone()], SyncMode::Local);
     limiter.counters().store_peers(row(&limiter, &a, NOW), 4);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [4]);
-    limiter.set_mode(SyncMode::Gossip, UnixMillis(0));
+    limiter.set_mode(SyncMode::Gossip);
     assert_eq!(limiter.mode(), SyncMode::Gossip);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [0]);
     assert!(!is_admitted(&limiter.check(&[charge(0)], NOW)));
-    limiter.set_mode(SyncMode::Local, UnixMillis(0));
+    limiter.set_mode(SyncMode::Local);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [3]);
 }
 
@@ -148,7 +148,7 @@ fn local_rows_wait_for_no_replication_until_gossip_comes_on() {
     let limiter = limiter(vec![rule("a", &["5/minute"]), overridden], SyncMode::Local);
     assert!(!limiter.check(&[charge(0), charge(1)], NOW).due);
     assert_eq!(limiter.counters().take_changed(), None);
-    limiter.set_mode(SyncMode::Gossip, UnixMillis(0));
+    limiter.set_mode(SyncMode::Gossip);
     let views = std::iter::from_fn(|| limiter.counters().take_changed())
         .map(|row| limiter.counters().view(row).unwrap());
     let mut replicated: Vec<_> = views.map(|view| (view.own, view.replicated)).collect();

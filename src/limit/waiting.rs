@@ -1,5 +1,0 @@
-//! Requests that wait for rights.
-
-/// Requests that wait for rights.
-#[derive(Debug, Default)]
-pub struct WaitingRoom {}
