@@ -115,6 +115,7 @@ impl Gateway {
             config.limits.max_keys,
         ));
         limiter.set_overflow(config.limits.overflow);
+        limiter.set_without_share(config.bounded.when_without_share);
         let admin = AdminListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
 

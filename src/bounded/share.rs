@@ -151,6 +151,12 @@ impl Shares for ShareTable {
             .map(|membership| membership.share(limit, key, window))
             .sum()
     }
+
+    fn is_decided(&self, start: UnixMillis) -> bool {
+        let held = self.held.load();
+        held.binary_search_by(|membership| start.cmp(&membership.start))
+            .is_ok()
+    }
 }
 
 /// How near `candidate` is to `leaver`, for the choice of heirs. The same on every node.
@@ -256,6 +262,11 @@ mod tests {
         let later = Membership::try_new(UnixMillis(120_000), &replica(0), [replica(0)]).unwrap();
         table.replace([view(0, &[0, 1, 2]), view(1, &[0, 1, 2]), later].map(Arc::new));
         assert_eq!(table.share(12, key, WINDOW), 8);
+        let starts = [0, 60_000, 60_001, 120_000, 180_000].map(UnixMillis);
+        assert_eq!(
+            starts.map(|start| table.is_decided(start)),
+            [false, true, false, true, false]
+        );
         let hour = Window {
             start: UnixMillis(120_000),
             end: UnixMillis(3_720_000),

@@ -43,6 +43,10 @@ impl Shares for Held {
     fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
         self.0.share(limit, key, window)
     }
+
+    fn is_decided(&self, start: UnixMillis) -> bool {
+        self.0.is_decided(start)
+    }
 }
 
 impl Logs for Replication {

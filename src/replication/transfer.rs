@@ -19,7 +19,7 @@ impl Replication {
 
     /// A share of windows with this start was decided.
     pub fn reassess(&mut self, start: UnixMillis) {
-        self.counters.reassess(start);
+        self.counters.reassess(start, |_, view| view.limit.unwrap_or(0));
     }
 
     /// The rows of these replicas are this node's own.
