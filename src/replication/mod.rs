@@ -21,11 +21,8 @@ mod progress;
 mod push;
 mod repair;
 mod row;
-mod transfer;
 
 pub use self::codec::FrameError;
 pub use self::core::{PeerStatus, Replication, ReplicationConfig, ReplicationStats, Transmit};
-
-pub use transfer::TransferStats;
 
 pub use inspect::{Claim, Kept};
