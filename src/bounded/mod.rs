@@ -26,7 +26,7 @@ mod will_tests;
 
 pub use blocked::Blocked;
 pub use record::{RecordError, RosterRecord};
-pub use rights::{Account, Answer, Ask, Rights};
+pub use rights::{Account, Answer, Ask, Rights, allowance};
 pub use roster::{MemberStatus, Roster, RosterConfig};
-pub use share::{Membership, ShareTable, priority};
+pub use share::{Membership, ShareTable, priority, replica_hash};
 pub use will::{Bequest, Estate, EstateError, EstateRecord, Will, heir};

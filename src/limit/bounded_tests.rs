@@ -16,6 +16,10 @@ impl Shares for ByLimit {
     fn share(&self, limit: u64, _key: KeyHash, _window: Window) -> u64 {
         self.0.get(&limit).copied().unwrap_or(0)
     }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        true
+    }
 }
 
 fn bounded<const N: usize>(rules: Vec<Rule>, shares: [(u64, u64); N]) -> Limiter {
@@ -24,8 +28,8 @@ fn bounded<const N: usize>(rules: Vec<Rule>, shares: [(u64, u64); N]) -> Limiter
     limiter
 }
 
-fn missing(decision: &Decision) -> Vec<u64> {
-    decision.short.iter().map(|short| short.missing).collect()
+fn wanted(decision: &Decision) -> Vec<u64> {
+    decision.short.iter().map(|short| short.hits).collect()
 }
 
 #[test]
@@ -33,7 +37,7 @@ fn without_a_share_nothing_is_admitted_and_rights_are_wanted() {
     let limiter = limiter(vec![rule("a", &["5/minute"])], SyncMode::Bounded);
     let denied = limiter.check(&[charge(0)], NOW);
     assert_eq!(denied.outcome, Outcome::Denied { window: 0 });
-    assert_eq!((remaining(&denied), missing(&denied)), (vec![0], vec![1]));
+    assert_eq!((remaining(&denied), wanted(&denied)), (vec![0], vec![1]));
 }
 
 #[test]
@@ -48,8 +52,8 @@ fn a_row_admits_what_it_is_allowed_and_names_what_it_lacks_until_the_limit_is_kn
     assert_eq!(remaining(&limiter.check(&[three], NOW)), [7]);
     let short = limiter.check(&[three], NOW);
     assert_eq!(
-        (short.outcome, missing(&short)),
-        (Outcome::Denied { window: 0 }, vec![2])
+        (short.outcome, wanted(&short)),
+        (Outcome::Denied { window: 0 }, vec![3])
     );
     let row = row(&limiter, &a, NOW);
     assert_eq!(short.short[0].row, row);
@@ -68,9 +72,9 @@ fn a_row_admits_what_it_is_allowed_and_names_what_it_lacks_until_the_limit_is_kn
         hits: Hits::try_new(2).unwrap(),
         ..charge(0)
     };
-    assert_eq!(missing(&limiter.check(&[two], NOW)), [2]);
+    assert_eq!(wanted(&limiter.check(&[two], NOW)), [2]);
     let denied = limiter.check(&[three], NOW);
-    assert_eq!((is_admitted(&denied), missing(&denied)), (false, vec![]));
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![]));
 }
 
 #[test]
@@ -101,7 +105,7 @@ fn a_request_counts_in_all_windows_or_spends_rights_in_none() {
     for _ in 0..10 {
         let short = limiter.check(&[charge(0)], NOW);
         assert_eq!(short.outcome, Outcome::Denied { window: 1 });
-        assert_eq!((remaining(&short), missing(&short)), (vec![3, 0, 498], vec![1]));
+        assert_eq!((remaining(&short), wanted(&short)), (vec![3, 0, 498], vec![1]));
         assert_eq!(rights(), [0, 3, 398]);
     }
     // Two windows lack rights: both are named.
@@ -111,14 +115,14 @@ fn a_request_counts_in_all_windows_or_spends_rights_in_none() {
     };
     let second = NOW.plus(std::time::Duration::from_secs(1));
     let of_two = Limiter::check(&limiter, &[four], second);
-    assert_eq!((is_admitted(&of_two), missing(&of_two)), (false, vec![4]));
+    assert_eq!((is_admitted(&of_two), wanted(&of_two)), (false, vec![4]));
     // A window that is full makes rights of others useless.
     let full = Charge {
         hits: Hits::try_new(4).unwrap(),
         ..charge(0)
     };
     let denied = limiter.check(&[full], NOW);
-    assert_eq!((is_admitted(&denied), missing(&denied)), (false, vec![]));
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![]));
     assert_eq!(denied.outcome, Outcome::Denied { window: 1 });
 }
 
@@ -132,7 +136,7 @@ fn windows_that_lack_rights_are_all_named() {
         ..charge(0)
     };
     let short = limiter.check(&[two], NOW);
-    assert_eq!(missing(&short), [2, 2]);
+    assert_eq!(wanted(&short), [2, 2]);
     assert_ne!(short.short[0].row, short.short[1].row);
 }
 
@@ -170,7 +174,7 @@ fn a_key_without_room_is_denied_or_passes_uncounted_as_configured() {
         ];
         for charges in [&late[..1], &late[..]] {
             let decision = limiter.check(charges, NOW);
-            assert_eq!((is_admitted(&decision), missing(&decision)), (passes, vec![]));
+            assert_eq!((is_admitted(&decision), wanted(&decision)), (passes, vec![]));
             assert!(!decision.due && !decision.created);
         }
         let stats = limiter.counters().stats();

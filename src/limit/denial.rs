@@ -94,10 +94,7 @@ impl Step<'_> {
         let was_refused = matches!(stop, Some(Stop::Full(_)));
         match look.row {
             Some(row) if self.entry.mode == SyncMode::Bounded && (missing > 0 || was_refused) => {
-                Verdict::Short(Short {
-                    row,
-                    missing: missing.max(1),
-                })
+                Verdict::Short(Short { row, hits })
             }
             _ if stop.is_some() => Verdict::Stops,
             _ => Verdict::Fits,

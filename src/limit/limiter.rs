@@ -21,6 +21,7 @@ use super::significance::Significance;
 use super::step::{Answer, Held, Step, Steps, Stop};
 use super::table::{RuleTable, WindowEntry};
 use super::time::UnixMillis;
+use super::waiting::WaitingRoom;
 use super::window::{Period, Window};
 
 /// One rule to charge for a request, and whom.
@@ -132,6 +133,12 @@ impl Limiter {
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Where requests wait for rights of rows.
+    #[must_use]
+    pub fn waiting(&self) -> &Arc<WaitingRoom> {
+        self.counters.waiting()
     }
 
     /// The rules in force.

@@ -21,6 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+mod waiting;
 mod window;
 
 pub use counters::{CounterStats, Counters, RowRef, RowView, Short, TableFull};
@@ -32,4 +33,5 @@ pub use names::KeyNames;
 pub use rule::{CountBy, Hits, Limit, Rule, RuleError, RuleScope, WindowLimit};
 pub use shares::{NoShares, Shares};
 pub use time::{Now, UnixMillis};
+pub use waiting::{Waiting, WaitingRoom, WaitingStats, Woken};
 pub use window::{Period, Window};

@@ -3,6 +3,7 @@
 //! Owns where a row's rights come from and where they go; the rule that spends them stands in `slot.rs`. All
 //! that raises an allowance passes [`Counters::raise_allowance`] or the making of a row.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -10,10 +11,11 @@ use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
 
 use super::group::Group;
-use super::{Counters, RowRef};
+use super::{Counters, RowRef, RowView};
 use crate::limit::mode::SyncMode;
 use crate::limit::shares::{NoShares, Shares};
 use crate::limit::time::UnixMillis;
+use crate::limit::waiting::WaitingRoom;
 use crate::limit::window::Window;
 
 /// A row that holds too few rights for a request, while the limit is not known to be reached.
@@ -21,8 +23,8 @@ use crate::limit::window::Window;
 pub struct Short {
     /// The row.
     pub row: RowRef,
-    /// Rights it lacks, at least 1.
-    pub missing: u64,
+    /// All that the request wants of the row, what this replica could give it included.
+    pub hits: u64,
 }
 
 /// Most rows that wait to be taken by replication. A request asks for a row or two and then waits some
@@ -37,6 +39,7 @@ pub(super) struct Rights {
     /// Rows of windows that ended by this instant are given no rights: see the head of `insert.rs`.
     ended: AtomicU64,
     wanted: ArrayQueue<Short>,
+    waiting: Arc<WaitingRoom>,
 }
 
 impl Default for Rights {
@@ -46,6 +49,7 @@ impl Default for Rights {
             round: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             wanted: ArrayQueue::new(WANTED_MAX),
+            waiting: Arc::default(),
         }
     }
 }
@@ -58,21 +62,27 @@ impl Counters {
         self.rights.shares.store(shares.into());
     }
 
-    /// Asks again for the share of every bounded row whose window starts at `start`, and raises its allowance
-    /// to it. Called after [`Shares`] began to answer more for these windows; no row is missed, those being
-    /// made included. Grants that a row received are not added: whoever keeps them raises it further.
-    pub fn reassess(&self, start: UnixMillis) {
+    /// Raises every bounded row whose window starts at `start` to what `allowance` says of it, and wakes who
+    /// waits for it. Called after [`Shares`] began to answer more for these windows; no row is missed, those
+    /// being made included.
+    pub fn reassess(&self, start: UnixMillis, mut allowance: impl FnMut(RowRef, &RowView) -> u64) {
         // A row that this walk misses came to life after the round was raised, and its maker asks again.
         self.rights.round.fetch_add(1, SeqCst);
         self.for_each_live(|row, view| {
-            if view.bounded
-                && view.key.window.start == start
-                && let Some(limit) = view.limit
-            {
-                let shares = self.rights.shares.load();
-                self.raise_allowance(row, shares.share(limit, view.key.key, view.key.window).min(limit));
+            if view.bounded && view.key.window.start == start {
+                let to = allowance(row, &view);
+                if to > view.allowance {
+                    self.raise_allowance(row, to);
+                    self.rights.waiting.rights_came(row, to - view.allowance);
+                }
             }
         });
+    }
+
+    /// Where requests wait for rights of rows.
+    #[must_use]
+    pub fn waiting(&self) -> &Arc<WaitingRoom> {
+        &self.rights.waiting
     }
 
     /// Raises what `row` may consume to `to`: its share and all grants it received. Never lowers it, and does

@@ -19,6 +19,10 @@ impl Shares for Same {
     fn share(&self, _limit: u64, _key: KeyHash, _window: Window) -> u64 {
         self.0.load(SeqCst)
     }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        true
+    }
 }
 
 fn bounded(rows: u32, share: u64) -> (Table, Same) {
@@ -236,6 +240,10 @@ impl Shares for Overtaken {
         self.deciding.wait();
         0
     }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        true
+    }
 }
 
 #[test]
@@ -249,7 +257,7 @@ fn a_row_whose_first_answer_was_overtaken_by_the_roster_asks_again() {
     thread::scope(|scope| {
         scope.spawn(|| {
             deciding.wait();
-            table.counters.reassess(table.group.window.start);
+            table.counters.reassess(table.group.window.start, |_, _| 5);
             deciding.wait();
         });
         table.counters.find_or_insert(&row_key(1)).unwrap();
@@ -265,7 +273,7 @@ fn a_row_made_while_the_roster_decides_gets_its_share() {
             for n in 0..20 {
                 if at == 0 && n == 3 {
                     shares.0.store(5, SeqCst);
-                    table.counters.reassess(table.group.window.start);
+                    table.counters.reassess(table.group.window.start, |_, _| 5);
                 }
                 let n = n + 20 * at as u64;
                 let row = table.counters.find_or_insert(&row_key(n));
@@ -283,7 +291,7 @@ fn a_row_made_while_the_roster_decides_gets_its_share() {
 
 #[test]
 fn reassessing_reaches_the_windows_of_that_start_alone_and_lowers_nothing() {
-    let (table, shares) = bounded(64, 0);
+    let (table, _) = bounded(64, 0);
     let next = RowKey {
         window: window(61_000),
         ..row_key(1)
@@ -292,8 +300,9 @@ fn reassessing_reaches_the_windows_of_that_start_alone_and_lowers_nothing() {
     let allowance = |row| table.counters.view(row).unwrap().allowance;
     table.counters.raise_allowance(this, 9);
     for (share, expected) in [(4, 9), (12, 12), (2, 12), (LIMIT + 1, LIMIT)] {
-        shares.0.store(share, SeqCst);
-        table.counters.reassess(UnixMillis(60_000));
+        table
+            .counters
+            .reassess(UnixMillis(60_000), |_, _| share.min(LIMIT));
         assert_eq!((allowance(this), allowance(next)), (expected, 0));
     }
 }
@@ -353,7 +362,7 @@ fn under_threads_that_make_and_sweep_rows_no_key_spends_more_than_its_share() {
 fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
     let (table, _) = bounded(64, 3);
     let row = table.counters.find_or_insert(&row_key(1)).unwrap();
-    assert!(table.counters.want(Short { row, missing: 2 }));
+    assert!(table.counters.want(Short { row, hits: 2 }));
     assert_eq!(table.counters.take_rights(row, 2), Some(2));
     assert_eq!(
         table.counters.take_changed(),
@@ -385,11 +394,11 @@ fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
 fn the_list_of_wanted_rows_is_bounded_and_in_order() {
     let (table, _) = bounded(64, 0);
     let row = table.counters.find_or_insert(&row_key(1)).unwrap();
-    let wanted = |missing| table.counters.want(Short { row, missing });
-    let taken = (1..).take_while(|missing| wanted(*missing)).count() as u64;
+    let wanted = |hits| table.counters.want(Short { row, hits });
+    let taken = (1..).take_while(|hits| wanted(*hits)).count() as u64;
     assert!((1_000..100_000).contains(&taken), "{taken}");
     let back = std::iter::from_fn(|| table.counters.take_wanted());
-    assert!(back.map(|short| short.missing).eq(1..=taken));
+    assert!(back.map(|short| short.hits).eq(1..=taken));
     assert!(wanted(1));
 }
 
