@@ -10,6 +10,10 @@
 mod asking;
 mod giving;
 mod ledger;
+#[cfg(test)]
+mod mesh;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
