@@ -313,7 +313,11 @@ mod tests {
         assert_eq!(table.share_of(|_| true, 12, key, WINDOW), 8);
         assert_eq!(table.share_of(|id| *id == replica(1), 12, key, WINDOW), 4);
         assert_eq!(table.estimate(&replica(2), 12, key, WINDOW), Some(4));
-        assert!(table.is_decided(WINDOW.start));
+        let starts = [0, 60_000, 60_001, 120_000, 180_000].map(UnixMillis);
+        assert_eq!(
+            starts.map(|start| table.is_decided(start)),
+            [false, true, false, true, false]
+        );
         let hour = Window {
             start: UnixMillis(120_000),
             end: UnixMillis(3_720_000),

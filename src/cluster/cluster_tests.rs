@@ -94,7 +94,7 @@ impl Node {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let now = UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap());
         let decision = self.limiter.check(&[charge], now);
-        if decision.due {
+        if decision.due.is_due() {
             drop(self.cluster.flusher().request());
         }
         decision.outcome == Outcome::Admitted

@@ -203,7 +203,8 @@ impl Membership {
     /// Puts `mode` in force here, and publishes it: a mode outlives the node that set it.
     async fn adopt(&mut self, mode: ModeVersion) {
         self.publish(attributes::MODE, mode.to_string()).await;
-        self.limiter.set_mode(mode.mode);
+        self.limiter
+            .set_mode(mode.mode, crate::limit::UnixMillis::default());
         self.mode.send_replace(mode);
         drop(self.flusher.request());
     }

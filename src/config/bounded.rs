@@ -1,6 +1,5 @@
 //! The section `bounded`: what the bounded mode assumes and gives up.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use super::json::text;
 use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, shown, wrong};
 use super::{ClusterConfig, SyncConfig, defaults};
-use crate::limit::{SyncMode, WindowLimit};
+use crate::limit::{SyncMode, WindowLimit, WithoutShare};
 
 /// How the bounded mode behaves. In use only where the mode is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,18 +32,6 @@ pub struct BoundedConfig {
     pub retire_on_restart: bool,
 }
 
-/// What becomes of requests while a node holds no share of a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WithoutShare {
-    /// They are denied unless peers grant rights: the promise holds.
-    #[default]
-    Deny,
-    /// They are decided as in gossip mode: the promise does not hold meanwhile.
-    Gossip,
-    /// They are decided as in local mode: the promise does not hold meanwhile.
-    Local,
-}
-
 /// Above this, a crash costs its part of the limit for longer than operators wait.
 pub const LONG_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -53,16 +40,6 @@ const WITHOUT_SHARE: [(&str, WithoutShare); 3] = [
     ("gossip", WithoutShare::Gossip),
     ("local", WithoutShare::Local),
 ];
-
-impl fmt::Display for WithoutShare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deny => "deny",
-            Self::Gossip => "gossip",
-            Self::Local => "local",
-        })
-    }
-}
 
 pub(super) fn read(root: &mut Section<'_>, cluster: &ClusterConfig, sync: &SyncConfig) -> BoundedConfig {
     let mut section = root.section("bounded");

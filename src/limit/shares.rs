@@ -20,7 +20,8 @@ pub trait Shares: Send + Sync {
     /// The share of `limit` hits for `key` in `window`; 0 while this replica has none.
     fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64;
 
-    /// Whether this replica has a share of the windows that start at `start`.
+    /// Whether this replica has a share of windows that start at `start`: before that, the answers for them are
+    /// 0 and may rise.
     fn is_decided(&self, start: UnixMillis) -> bool;
 }
 

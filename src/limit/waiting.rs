@@ -6,6 +6,9 @@
 //! The order that loses nothing is: enter the room, decide once more, and only then wait. Rights that come
 //! after the decision find the request in the room.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;

@@ -30,7 +30,7 @@ use super::headers::{
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{normalize, strip};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
-use crate::limit::{Decision, Outcome, UnixMillis};
+use crate::limit::{Decision, Due, Outcome, UnixMillis};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -133,7 +133,7 @@ impl<'c> Turn<'c> {
         };
         let charges = route.plan.charges(&subject, shared.hasher());
         let decision = shared.limiter().check(&charges, wall_clock());
-        if decision.due {
+        if decision.due == Due::Await {
             self.announced = Some(shared.announce());
         }
         if decision.created {

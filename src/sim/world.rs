@@ -294,7 +294,7 @@ impl World {
                 self.oracle.admit(touched.row, &at.replica, u64::from(hits.get()));
             }
         }
-        let due = decision.due;
+        let due = decision.due.is_due();
         self.note(|| {
             format!(
                 "n{node} {:?} key {:x} due {due}",

@@ -37,6 +37,7 @@ use self::slot::{Slot, State};
 use super::key::{RowKey, RuleId};
 use super::mode::SyncMode;
 use super::rule::Hits;
+use super::schedule::{Policy, Schedule};
 use super::time::UnixMillis;
 use super::window::Window;
 
@@ -68,7 +69,8 @@ pub struct RowView {
     pub replicated: bool,
     /// Whether its rule is in bounded mode.
     pub bounded: bool,
-    /// The most that `own` may come to in bounded mode: this replica's share and the grants it received.
+    /// The most that `own` may come to in bounded mode: this replica's share and the grants it received. What a
+    /// fallback admitted ([`super::WithoutShare`]) may be more.
     pub allowance: u64,
 }
 
@@ -101,19 +103,13 @@ pub struct CounterStats {
     pub overflowed: u64,
 }
 
-/// What a rule of this node says about the rows of one period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Policy {
-    pub(super) limit: u64,
-    pub(super) mode: SyncMode,
-}
-
 /// The table of rows.
 pub struct Counters {
     slots: Slab<Slot>,
     index: Index,
     groups: Groups,
-    policies: ArcSwap<HashMap<RuleId, Policy>>,
+    /// What the rules of this node say about the rows of their periods.
+    schedules: ArcSwap<HashMap<RuleId, Schedule>>,
     changed: Changed,
     /// Slots below this may have a tenant: a power of two up to `base`, or all of them. It grows with the
     /// number of rows, so that few rows touch few pages.
@@ -189,7 +185,7 @@ impl Counters {
             return None;
         }
         let group = group.as_ref()?;
-        let policy = self.policies.load().get(&group.rule).copied();
+        let policy = self.policy_of(group);
         Some(RowView {
             key: RowKey {
                 rule: group.rule,
@@ -362,7 +358,7 @@ impl Counters {
             slots: Slab::in_huge_pages(slots as usize),
             index: Index::new(rows),
             groups: Groups::new(),
-            policies: ArcSwap::default(),
+            schedules: ArcSwap::default(),
             changed: Changed::new(),
             range: AtomicU32::new(if base <= RANGE_MIN { slots } else { RANGE_MIN }),
             base,
@@ -379,8 +375,16 @@ impl Counters {
         }
     }
 
-    pub(super) fn set_policies(&self, policies: HashMap<RuleId, Policy>) {
-        self.policies.store(Arc::new(policies));
+    pub(super) fn set_schedules(&self, schedules: HashMap<RuleId, Schedule>) {
+        self.schedules.store(Arc::new(schedules));
+    }
+
+    /// What this node's rules say about the rows of `group`; `None` when it has no such rule.
+    fn policy_of(&self, group: &Group) -> Option<Policy> {
+        let schedules = self.schedules.load();
+        schedules
+            .get(&group.rule)
+            .map(|schedule| schedule.at(group.window.start))
     }
 
     /// The group of (rule, window), made if need be; a new window pays for forgetting old ones. `None`

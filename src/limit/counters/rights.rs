@@ -30,6 +30,17 @@ pub struct Short {
 /// Most rows that wait to be taken by replication. A request asks for a row or two and then waits some
 /// milliseconds, so this is a thousand waiting requests and more.
 const WANTED_MAX: usize = 4096;
+/// Most rows that are remembered for having been made before their share was known: those of the requests that
+/// arrive while the roster decides, which takes it a millisecond as a rule.
+const UNDECIDED_MAX: usize = 4096;
+
+/// What a row begins with.
+#[derive(Clone, Copy)]
+struct FirstShare {
+    hits: u64,
+    /// Nothing is to come but what peers grant.
+    is_decided: bool,
+}
 
 /// What rows with rights have in common.
 pub(super) struct Rights {
@@ -39,6 +50,10 @@ pub(super) struct Rights {
     /// Rows of windows that ended by this instant are given no rights: see the head of `insert.rs`.
     ended: AtomicU64,
     wanted: ArrayQueue<Short>,
+    /// Rows that were made before this replica had a share of their window.
+    undecided: ArrayQueue<RowRef>,
+    /// Windows that start later than this have all such rows in that list.
+    overflowed: AtomicU64,
     waiting: Arc<WaitingRoom>,
 }
 
@@ -49,6 +64,8 @@ impl Default for Rights {
             round: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             wanted: ArrayQueue::new(WANTED_MAX),
+            undecided: ArrayQueue::new(UNDECIDED_MAX),
+            overflowed: AtomicU64::new(0),
             waiting: Arc::default(),
         }
     }
@@ -62,21 +79,51 @@ impl Counters {
         self.rights.shares.store(shares.into());
     }
 
-    /// Raises every bounded row whose window starts at `start` to what `allowance` says of it, and wakes who
-    /// waits for it. Called after [`Shares`] began to answer more for these windows; no row is missed, those
-    /// being made included.
+    /// Raises the rows that were made before this replica had a share of the windows that start at `start`, to
+    /// what `allowance` says of each, and wakes who waits for them. Called after [`Shares`] began to answer for
+    /// these windows. No row is missed: one that is being made asks [`Shares`] once more.
     pub fn reassess(&self, start: UnixMillis, mut allowance: impl FnMut(RowRef, &RowView) -> u64) {
-        // A row that this walk misses came to life after the round was raised, and its maker asks again.
+        // A row that this misses was listed after the round was raised, and its maker asks again.
+        self.rights.round.fetch_add(1, SeqCst);
+        let mut raise = |row: RowRef, view: &RowView| {
+            if view.bounded && view.key.window.start == start {
+                self.raise_and_wake(row, view, allowance(row, view));
+            }
+        };
+        // Others that are listed meanwhile come behind these.
+        for _ in 0..self.rights.undecided.len() {
+            let Some(row) = self.rights.undecided.pop() else {
+                break;
+            };
+            let Some(view) = self.view(row) else { continue };
+            raise(row, &view);
+            if view.key.window.start != start {
+                self.note_undecided(row, view.key.window.start);
+            }
+        }
+        if start.0 <= self.rights.overflowed.load(SeqCst) {
+            self.for_each_live(|row, view| raise(row, &view));
+        }
+    }
+
+    /// Raises every bounded row to what `allowance` says of it, and wakes who waits for it. Called after [`Shares`]
+    /// began to answer more for windows of which rows exist that it had answered for: after an inheritance. No
+    /// row is missed, as with [`Counters::reassess`].
+    pub fn reassess_all(&self, mut allowance: impl FnMut(RowRef, &RowView) -> u64) {
         self.rights.round.fetch_add(1, SeqCst);
         self.for_each_live(|row, view| {
-            if view.bounded && view.key.window.start == start {
-                let to = allowance(row, &view);
-                if to > view.allowance {
-                    self.raise_allowance(row, to);
-                    self.rights.waiting.rights_came(row, to - view.allowance);
-                }
+            if view.bounded {
+                self.raise_and_wake(row, &view, allowance(row, &view));
             }
         });
+    }
+
+    fn raise_and_wake(&self, row: RowRef, before: &RowView, to: u64) {
+        let gained = to.saturating_sub(before.allowance);
+        if gained > 0 {
+            self.raise_allowance(row, to);
+            self.rights.waiting.rights_came(row, gained);
+        }
     }
 
     /// Where requests wait for rights of rows.
@@ -141,6 +188,11 @@ impl Counters {
         self.overflowed.fetch_add(1, Relaxed);
     }
 
+    /// Whether this replica has a share of windows that start at `start`.
+    pub(in crate::limit) fn is_decided(&self, start: UnixMillis) -> bool {
+        self.rights.shares.load().is_decided(start)
+    }
+
     /// Brings the furnished row in `slot` to life with the counts and rights it begins with, and `confirm`s it.
     pub(super) fn bring_to_life(&self, group: &Group, fingerprint: u128, slot: u32, confirm: impl Fn()) {
         let row = RowRef {
@@ -150,29 +202,48 @@ impl Counters {
         let round = self.rights.round.load(SeqCst);
         let mut first = group.floor();
         let share = self.first_share(group, fingerprint);
-        first.allowance = share.unwrap_or(0);
+        first.allowance = share.map_or(0, |share| share.hits);
         self.slots[slot as usize].publish(first);
         confirm();
-        // `reassess` raises the round and then reads the rows; this made the row and reads the round. One
-        // of the two sees the other.
-        if share.is_some() && self.rights.round.load(SeqCst) != round {
-            self.raise_allowance(row, self.first_share(group, fingerprint).unwrap_or(0));
+        let Some(share) = share else { return };
+        if !share.is_decided {
+            self.note_undecided(row, group.window.start);
+        }
+        // `reassess` raises the round and then reads the rows, by list or all of them; this made and listed the
+        // row and reads the round. One of the two sees the other.
+        if self.rights.round.load(SeqCst) != round {
+            let again = self.first_share(group, fingerprint).map_or(0, |share| share.hits);
+            if again > first.allowance {
+                self.raise_allowance(row, again);
+                self.rights.waiting.rights_came(row, again - first.allowance);
+            }
         }
     }
 
-    /// The share of a row that no entry of the index stands for; `None` when its rule is not bounded.
-    fn first_share(&self, group: &Group, fingerprint: u128) -> Option<u64> {
-        let policy = self.policies.load().get(&group.rule).copied()?;
+    /// The share of a row that no entry of the index stands for; `None` when its window is not bounded.
+    fn first_share(&self, group: &Group, fingerprint: u128) -> Option<FirstShare> {
+        let policy = self.policy_of(group)?;
         if policy.mode != SyncMode::Bounded {
             return None;
         }
         group.mark_bounded();
         if !self.may_have_rights(group.window) {
-            return Some(0);
+            return Some(FirstShare {
+                hits: 0,
+                is_decided: true,
+            });
         }
         let shares = self.rights.shares.load();
-        let share = shares.share(policy.limit, group.key_of(fingerprint), group.window);
-        Some(share.min(policy.limit))
+        // In this order: a share that is decided in between is missing in nothing but the list.
+        let is_decided = shares.is_decided(group.window.start);
+        let hits = shares.share(policy.limit, group.key_of(fingerprint), group.window);
+        Some(FirstShare { hits, is_decided })
+    }
+
+    fn note_undecided(&self, row: RowRef, start: UnixMillis) {
+        if self.rights.undecided.push(row).is_err() {
+            self.rights.overflowed.fetch_max(start.0, SeqCst);
+        }
     }
 
     /// Notes that rows of `window` may be gone that had rights.

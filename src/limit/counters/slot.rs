@@ -21,7 +21,8 @@
 //! In bounded mode `own` is what this replica consumed: hits admitted and rights given away. `allowance` only
 //! rises while a tenancy lasts. Spending, reserving and giving all change `state` by a compare-and-swap from a
 //! state with own + pending + amount ≤ an allowance read before, so whatever the order, and however stale the
-//! allowance, own + pending never exceeds it.
+//! allowance, own + pending never exceeds it. Only what a fallback admits without a share is beyond it, for which
+//! nothing is promised; nor does it add rights that could be given away.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -237,7 +238,8 @@ impl Slot {
     }
 
     /// The admission rule: `hits` are taken if own + pending + peers + hits ≤ `limit`, where peers are those
-    /// of gossip mode alone; in bounded mode if own + pending + hits ≤ min(`limit`, allowance).
+    /// of gossip mode alone; in bounded mode if own + pending + hits ≤ allowance. That own is more than `limit`
+    /// then says that rights went to and fro: each grant adds to it.
     #[inline]
     pub(in crate::limit) fn offer(&self, ask: &Ask, taking: Taking) -> Offer {
         let mut state = self.state();
@@ -253,7 +255,7 @@ impl Slot {
                     (counts.own, ask.limit)
                 }
                 SyncMode::Gossip => (counts.total(), ask.limit),
-                SyncMode::Bounded => (counts.own, ask.limit.min(counts.allowance)),
+                SyncMode::Bounded => (counts.own, counts.allowance),
             };
             let after = used.saturating_add(hits);
             if after > most {

@@ -64,8 +64,8 @@ impl Table {
     }
 }
 
-pub(super) fn policies(limit: u64, mode: SyncMode) -> HashMap<RuleId, Policy> {
-    HashMap::from([(RULE, Policy { limit, mode })])
+pub(super) fn schedules(limit: u64, mode: SyncMode) -> HashMap<RuleId, Schedule> {
+    HashMap::from([(RULE, Policy { limit, mode }.into())])
 }
 
 fn taken(offer: Offer) -> Option<Counts> {
@@ -382,11 +382,11 @@ fn rows_of_rules_unknown_here_are_kept_and_replicated() {
     table.counters.store_peers(row, 5);
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated, view.peers), (None, true, 5));
-    let policy = |mode| policies(9, mode);
-    table.counters.set_policies(policy(SyncMode::Local));
+    let schedule = |mode| schedules(9, mode);
+    table.counters.set_schedules(schedule(SyncMode::Local));
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated), (Some(9), false));
-    table.counters.set_policies(policy(SyncMode::Gossip));
+    table.counters.set_schedules(schedule(SyncMode::Gossip));
     assert!(table.counters.view(row).unwrap().replicated);
 }
 
