@@ -32,7 +32,7 @@ pub use escrow::{
     WillStatus,
 };
 pub use record::{RecordError, RosterRecord};
-pub use rights::{Account, Answer, Ask, Rights};
+pub use rights::{Account, Answer, Ask, Rights, allowance};
 pub use roster::{MemberStatus, Roster, RosterConfig};
-pub use share::{Membership, ShareTable, priority};
+pub use share::{Membership, ShareTable, priority, replica_hash};
 pub use will::{Bequest, Estate, EstateError, EstateRecord, Will, heir};

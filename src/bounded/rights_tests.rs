@@ -175,13 +175,13 @@ fn the_richest_are_asked_three_at_a_time_and_again_only_after_a_pause() {
         rights.poll_asks(NOW, 0, (1, 4), peers).as_slice(),
         [(1, ask(0, 4, 0))]
     );
-    let retry = rights.poll_timeout().unwrap();
+    let retry = rights.poll_timeout(NOW).unwrap();
     assert_eq!(retry, NOW + RETRY_MIN);
     assert_eq!(
         rights.poll_asks(retry, 0, (1, 4), peers).as_slice(),
         [2, 5, 1].map(|peer| (peer, ask(0, 4, 0)))
     );
-    assert_eq!(rights.poll_timeout().unwrap(), retry + RETRY_MIN * 2);
+    assert_eq!(rights.poll_timeout(retry).unwrap(), retry + RETRY_MIN * 2);
 }
 
 #[test]

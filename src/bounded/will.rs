@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::limit::{KeyHash, UnixMillis, Window};
 use crate::replica::ReplicaId;
 
+use super::rights::allowance;
 use super::rules::Rules;
 use super::share::{Membership, affinity};
 
@@ -270,8 +271,11 @@ impl Estate {
         let memberships = self.memberships().map(Arc::as_ref).chain(taken);
         let shares = memberships.map(|membership| membership.share(limit, key, window));
         let grants = self.inherited().chain([&self.me]).map(received);
-        let all = shares.chain(grants).fold(0, u64::saturating_add);
-        self.inherited().map(consumed).fold(all, u64::saturating_sub)
+        allowance(
+            shares.fold(0, u64::saturating_add),
+            grants,
+            self.inherited().map(consumed),
+        )
     }
 
     /// Forgets the inherited shares of all windows but those that start at one of `open`, and the

@@ -608,6 +608,7 @@ fn describe(frame: &[u8]) -> String {
                 .collect();
             format!("digest {held:?}")
         }
+        Ok(Body::Transfers(transfers)) => format!("transfers {transfers:?}"),
         Err(error) => error.to_string(),
     }
 }
