@@ -92,6 +92,7 @@ fn limit_view(
         peers: row.peers,
         total,
         remaining: row.limit.map(|limit| limit.saturating_sub(total)),
+        rights: row.bounded.then(|| row.rights()),
         replicas: counts
             .into_iter()
             .map(|(replica, count)| (replica.to_string(), count))

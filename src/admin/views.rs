@@ -103,7 +103,7 @@ pub struct LimitView {
     pub window_end: String,
     /// Most hits in the window.
     pub limit: Option<u64>,
-    /// Hits admitted by this node.
+    /// Hits admitted by this node; in bounded mode with the rights that it gave away.
     pub own: u64,
     /// Hits admitted by the others, as far as known here.
     pub peers: u64,
@@ -111,6 +111,9 @@ pub struct LimitView {
     pub total: u64,
     /// What is left of the limit.
     pub remaining: Option<u64>,
+    /// In bounded mode: what this node may still admit without asking anybody.
+    #[serde(default)]
+    pub rights: Option<u64>,
     /// Hits by `node/generation`.
     pub replicas: BTreeMap<String, u64>,
 }

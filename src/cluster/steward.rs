@@ -70,7 +70,7 @@ impl Steward {
         mode: watch::Receiver<ModeVersion>,
         membership: mpsc::Sender<MembershipCommand>,
     ) -> Self {
-        let shares = Arc::new(ShareTable::default());
+        let shares = Arc::new(ShareTable::new(me.clone()));
         limiter.counters().set_shares(Box::new(Held(Arc::clone(&shares))));
         let configured = (*mode.borrow()).into();
         Self {
@@ -166,8 +166,7 @@ impl Steward {
     }
 }
 
-/// Tells the rows that exist. New ones ask the table of shares, which has been replaced before: a row that an
-/// inherited replica consumed in exists already, since its log is held.
+/// Tells the rows that exist. New ones ask the table of shares, which has been replaced before.
 fn tell(replication: &mut Replication, outcome: &Outcome) {
     if !outcome.inherited.is_empty() {
         for replica in &outcome.inherited {

@@ -310,3 +310,51 @@ fn a_lone_gateway_in_bounded_mode_has_the_whole_limit_and_says_so() {
         gateway.stop().await;
     });
 }
+
+#[test]
+fn the_rights_of_a_gateway_that_stops_are_spent_by_its_heir_within_the_same_window() {
+    block_on(async {
+        let upstream = Arc::new(Upstream::default());
+        let target = upstream.start().await;
+        let bounded = |node, more: &[&str]| {
+            let limits = ["--limit", "5/year,1000/second", "--limit-by", "all"];
+            let mut config = config(node, target, &[&limits, more].concat());
+            config.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+            config.bounded.skew = Duration::from_millis(50);
+            config
+        };
+        let a = Gateway::start(bounded("a", &[])).await.unwrap();
+        let shared_by = async |gateway: &Gateway, period: &str| {
+            let roster: RosterView = json(gateway.addresses().admin, "/v1/roster").await;
+            let share = roster.shares.iter().find(|share| share.period == period);
+            share.and_then(|share| share.members)
+        };
+        eventually("the founder has the year", async || {
+            shared_by(&a, "year").await == Some(1)
+        })
+        .await;
+        let seed = a.addresses().gossip.to_string();
+        let b = Gateway::start(bounded("b", &["--seed", &seed])).await.unwrap();
+        eventually("both share seconds", async || {
+            shared_by(&a, "second").await == Some(2) && shared_by(&b, "second").await == Some(2)
+        })
+        .await;
+        assert_eq!(shared_by(&b, "year").await, None, "it joined within it");
+        for _ in 0..2 {
+            assert_eq!(get_status(a.addresses().listen[0], "/").await, StatusCode::OK);
+        }
+        a.stop().await;
+        let roster: RosterView = json(b.addresses().admin, "/v1/roster").await;
+        assert!(
+            roster.inherited.iter().any(|replica| replica.starts_with("a/")),
+            "{roster:?}"
+        );
+        let mut statuses = Vec::new();
+        for _ in 0..6 {
+            statuses.push(get_status(b.addresses().listen[0], "/").await.as_u16());
+        }
+        assert_eq!(statuses, [200, 200, 200, 429, 429, 429]);
+        assert_eq!(upstream.requests.load(SeqCst), 5);
+        b.stop().await;
+    });
+}

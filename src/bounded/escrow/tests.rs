@@ -3,7 +3,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::bounded::MemberStatus;
-use crate::limit::{KeyHash, Shares as _, Window};
+use crate::limit::{KeyHash, Window};
 use crate::replica::Generation;
 
 const SKEW: u64 = 500;
@@ -79,7 +79,7 @@ impl Node {
             node: name.parse().unwrap(),
             generation: Generation(boot * 1_000),
         };
-        let table = Arc::new(ShareTable::default());
+        let table = Arc::new(ShareTable::new(me.clone()));
         let escrow = Escrow::new(me, config(min_roster), GRACE, mode, Arc::clone(&table));
         Self {
             escrow,
@@ -124,7 +124,7 @@ impl Node {
 
     /// Its share of the window that starts then: as it took or inherited it.
     fn share(&self, start: u64) -> u64 {
-        self.table.share(LIMIT, KEY, window(start))
+        self.table.share_of(|_| true, LIMIT, KEY, window(start))
     }
 }
 
