@@ -88,9 +88,11 @@ impl Rig {
             mode,
             to_membership,
         );
+        let mut replication = Replication::new(replica("a"), counters, ReplicationConfig::default(), 1);
+        replication.set_bounded(Arc::clone(steward.shares()), Arc::clone(limiter.waiting()));
         let driver = Driver {
             steward,
-            replication: Replication::new(replica("a"), counters, ReplicationConfig::default(), 1),
+            replication,
             receiver: Receiver::new(Arc::clone(&transport)),
             sender: Sender::new(Arc::clone(&transport)),
             transport,

@@ -317,9 +317,14 @@ fn the_rights_of_a_gateway_that_stops_are_spent_by_its_heir_within_the_same_wind
         let upstream = Arc::new(Upstream::default());
         let target = upstream.start().await;
         let bounded = |node, more: &[&str]| {
-            let limits = ["--limit", "5/year,1000/second", "--limit-by", "all"];
+            let limits = ["--limit", "5/year", "--limit-by", "all"];
             let mut config = config(node, target, &[&limits, more].concat());
             config.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+            // By short windows a joiner becomes active, and so may inherit.
+            let mut short = config.limits.rules[0].clone();
+            short.name = "short".to_owned();
+            short.windows = std::iter::once("1000/second".parse().unwrap()).collect();
+            config.limits.rules.push(short);
             config.bounded.skew = Duration::from_millis(50);
             config
         };
