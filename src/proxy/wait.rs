@@ -62,12 +62,13 @@ pub(super) async fn wait_for_rights(
             continue;
         }
         end = tokio::select! {
+            // However often others wake it, its time is over when it is.
             biased;
+            () = &mut deadline => Some(WaitEnd::TimedOut),
             woken = &mut waiting => match woken {
                 Woken::Retry => None,
                 Woken::Exhausted => Some(WaitEnd::Exhausted),
             },
-            () = &mut deadline => Some(WaitEnd::TimedOut),
         };
     }
 }

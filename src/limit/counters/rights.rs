@@ -165,8 +165,16 @@ impl Counters {
     /// that this replica gave away, at least 0. Unlike [`Counters::store_peers`] it may lower it, since rights
     /// that were given away are not spent yet.
     pub fn replace_peers(&self, row: RowRef, sum: u64) {
+        self.replace_peers_less(row, sum, 0);
+    }
+
+    /// [`Counters::replace_peers`] with the two apart: what the peers are known to have `spent`, and what this
+    /// replica has `given` away. More may have been given than was spent; the difference is what
+    /// [`RowView::outstanding`] shows, and decisions know that it is not used up.
+    pub fn replace_peers_less(&self, row: RowRef, spent: u64, given: u64) {
+        let most = |hits: u64| i64::try_from(hits).unwrap_or(i64::MAX);
         if let Some((slot, _)) = self.tenant(row) {
-            slot.replace_peers(row.epoch, sum);
+            slot.replace_peers(row.epoch, most(spent) - most(given));
         }
     }
 
