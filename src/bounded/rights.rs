@@ -113,11 +113,6 @@ impl<P: Copy + Ord> Rights<P> {
             .fold(consumed, |rest, (_, hits)| rest.saturating_sub(*hits))
     }
 
-    /// Who has asked this replica, and what it has granted them so far, be it nothing.
-    pub fn askers(&self) -> impl Iterator<Item = (P, u64)> {
-        self.granted.iter().copied()
-    }
-
     /// What this replica has granted to `taker`.
     #[must_use]
     pub fn granted_to(&self, taker: P) -> u64 {
@@ -194,7 +189,8 @@ impl<P: Copy + Ord> Rights<P> {
         }
     }
 
-    /// Half of what is left, and at least what the asker needs if that is there. Of two that both lack
+    /// Half of what is left, and at least what the asker needs if that is there. Who only looks ahead does not
+    /// get the odd one: the last right stays where it is until somebody needs it. Of two that both lack
     /// rights for a waiting request, one yields all and the other nothing: halves would go back and forth
     /// for ever.
     fn offer(&self, left: u64, need: u64, asker_first: bool) -> u64 {
@@ -202,6 +198,7 @@ impl<P: Copy + Ord> Rights<P> {
         match (lacking, need > 0 && asker_first) {
             (true, true) => left,
             (true, false) => 0,
+            (false, _) if need == 0 => left / 2,
             (false, _) => need.max(left.div_ceil(2)).min(left),
         }
     }

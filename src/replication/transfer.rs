@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bounded::{ShareTable, allowance, replica_hash};
-use crate::limit::{Now, RowRef, RowView, Shares as _, UnixMillis, WaitingRoom};
+use crate::limit::{Now, RowKey, RowRef, RowView, Shares as _, UnixMillis, WaitingRoom};
 use crate::replica::ReplicaId;
 
 use super::codec::{self, Body, FRAME_VERSION_RIGHTS, Grant, Transfer, TransferKind, Version};
@@ -102,6 +102,11 @@ impl Transfers {
     pub(super) fn has_granted(&self, row: RowRef) -> bool {
         let ledger = self.ledgers.get(&row);
         ledger.is_some_and(|ledger| ledger.rights.granted().next().is_some())
+    }
+
+    fn tell(&mut self, peer: OriginIndex, key: RowKey, kind: TransferKind) {
+        let outgoing = self.outgoing.entry(peer).or_default();
+        outgoing.push(Transfer { key, kind });
     }
 
     fn schedule(&mut self, row: RowRef, at: Option<Duration>) {
@@ -223,9 +228,10 @@ impl Replication {
             let Some(view) = self.counters.view(row).filter(|view| view.bounded) else {
                 continue;
             };
-            self.raise(row, &view);
             self.reopen(row);
-            self.tell_askers(row, &view);
+            let left = self.raise(row, &view);
+            // Its allowance may have been raised before: rows that were made without a share are told first.
+            self.tell_askers(row, &view, left);
         }
     }
 }
@@ -271,7 +277,9 @@ impl Replication {
         if let Some(bounded) = &self.transfers.bounded {
             bounded.waiting.rights_came(row, to - view.allowance);
         }
-        to.saturating_sub(view.own)
+        let left = to.saturating_sub(view.own);
+        self.tell_askers(row, view, left);
+        left
     }
 
     /// Something was gained, here or elsewhere: who lacks rights of `row` may look for them again.
@@ -353,16 +361,12 @@ impl Replication {
             match transfer.kind {
                 TransferKind::Ask(ask) => {
                     let answer = self.answer(sender, &transfer.key, ask, now);
-                    self.tell(sender, transfer.key, TransferKind::Answer(answer));
+                    self.transfers
+                        .tell(sender, transfer.key, TransferKind::Answer(answer));
                 }
                 TransferKind::Answer(answer) => self.handle_answer(sender, &transfer.key, answer, now),
             }
         }
-    }
-
-    fn tell(&mut self, peer: OriginIndex, key: crate::limit::RowKey, kind: TransferKind) {
-        let outgoing = self.transfers.outgoing.entry(peer).or_default();
-        outgoing.push(Transfer { key, kind });
     }
 
     /// Sends all that was asked and answered since the last call, as many transfers a frame as fit.

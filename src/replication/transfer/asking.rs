@@ -192,7 +192,7 @@ impl Replication {
             let asked = peers.iter().find(|(_, other, _)| *other == hash);
             if let Some((peer, ..)) = asked {
                 self.transfers.stats.asks += 1;
-                self.tell(*peer, view.key, TransferKind::Ask(ask));
+                self.transfers.tell(*peer, view.key, TransferKind::Ask(ask));
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Answering those who ask for rights.
 
+use smallvec::SmallVec;
+
 use crate::bounded::{Account, Answer, Ask, priority};
 use crate::limit::{Counters, Now, RowKey, RowRef, RowView};
 
@@ -46,6 +48,10 @@ impl Replication {
         let answer = self.grant(peer, row, &view, ask);
         // Windows that were not decided in time have no rights to give, and are soon decided.
         let empty = answer.empty && (self.leaving || !self.may_decide(key.window.start, now));
+        let hash = self.origins.get(peer).map(|origin| origin.hash);
+        if let Some((ledger, hash)) = self.transfers.ledgers.get_mut(&row).zip(hash) {
+            ledger.note_told(hash, empty);
+        }
         Answer { empty, ..answer }
     }
 
@@ -82,26 +88,30 @@ impl Replication {
         answer
     }
 
-    /// Tells whoever asked for rights of `row` that there are some now: they may hold this replica for empty.
-    pub(super) fn tell_askers(&mut self, row: RowRef, view: &RowView) {
-        let has_some = self.counters.view(row).is_some_and(|view| view.rights() > 0);
-        if !has_some || self.leaving {
-            return;
-        }
-        let Some(ledger) = self.transfers.ledgers.get(&row) else {
+    /// Tells those who were told that there is nothing here that there is now: `left`, of which nobody here needs
+    /// all.
+    pub(super) fn tell_askers(&mut self, row: RowRef, view: &RowView, left: u64) {
+        let Some(bounded) = self.transfers.bounded.as_ref().filter(|_| !self.leaving) else {
             return;
         };
-        let askers: Vec<(u64, u64)> = ledger.rights.askers().collect();
-        let live = self.origins.live().filter_map(|(index, origin)| {
-            let asker = askers.iter().find(|(hash, _)| *hash == origin.hash);
-            asker.map(|(_, granted)| (index, *granted))
-        });
-        for (peer, granted) in live.collect::<Vec<_>>() {
-            let answer = Answer {
-                granted,
-                empty: false,
-            };
-            self.tell(peer, view.key, TransferKind::Answer(answer));
+        let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
+            return;
+        };
+        if left <= bounded.waiting.largest(row) {
+            return;
+        }
+        let told = ledger.take_told_empty();
+        let told: SmallVec<[(u64, u64); 2]> = told
+            .into_iter()
+            .map(|asker| (asker, ledger.rights.granted_to(asker)))
+            .collect();
+        for (asker, granted) in told {
+            let mut live = self.origins.live();
+            if let Some((peer, _)) = live.find(|(_, origin)| origin.hash == asker) {
+                let empty = false;
+                let kind = TransferKind::Answer(Answer { granted, empty });
+                self.transfers.tell(peer, view.key, kind);
+            }
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Ledger {
     wanted_until: Duration,
     /// Hits admitted here when rights were last looked for ahead of need.
     looked_at: u64,
+    /// Who asked this replica and was told that it is empty.
+    told_empty: SmallVec<[u64; 2]>,
     /// What the rows of peers say that they granted. Each peer has a count in the row, so its index is its own.
     heard: SmallVec<[(OriginIndex, Grant); 2]>,
 }
@@ -60,6 +62,19 @@ impl Ledger {
         };
         grants.sort_unstable();
         grants
+    }
+
+    /// Notes what `asker` was told.
+    pub(super) fn note_told(&mut self, asker: u64, empty: bool) {
+        self.told_empty.retain(|told| *told != asker);
+        if empty {
+            self.told_empty.push(asker);
+        }
+    }
+
+    /// Those who believe that this replica is empty.
+    pub(super) fn take_told_empty(&mut self) -> SmallVec<[u64; 2]> {
+        std::mem::take(&mut self.told_empty)
     }
 
     /// Whether this replica may grant to `taker`: a row names so many takers and no more.
