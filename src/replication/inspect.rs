@@ -75,6 +75,15 @@ impl Replication {
             .collect()
     }
 
+    /// How many rows carry a count of `replica`.
+    #[must_use]
+    pub fn rows_of(&self, replica: &ReplicaId) -> usize {
+        let index = self.origins.index_of(replica);
+        index
+            .and_then(|index| self.origins.get(index))
+            .map_or(0, |origin| origin.rows)
+    }
+
     /// How much this replica keeps.
     #[must_use]
     pub fn kept(&self) -> Kept {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limit::{Now, RowRef, UnixMillis};
+use crate::limit::{Now, RowKey, RowRef, UnixMillis};
 
 use super::codec::{Delta, DeltaRow, Received};
 use super::core::Replication;
@@ -97,13 +97,12 @@ impl Replication {
         if subject == OWN {
             return None;
         }
-        let Some(found) = self.find_or_make(subject, row, now) else {
+        let Some(found) = self.find_or_make(subject, &row.key, now) else {
             self.refuse_row(sender, log, row, now, now.wall);
             return None;
         };
         let state = self.rows.get_mut(found)?;
         let merge = state.merge(subject, row.count);
-        let sum = state.peers_sum();
         if merge == Merge::New
             && let Some(origin) = self.origins.get_mut(subject)
         {
@@ -111,11 +110,12 @@ impl Replication {
         }
         if merge != Merge::Known {
             self.stats.rows_merged += 1;
-            self.counters.store_peers(found, sum);
+            self.show_peers(found);
             if let Some(view) = self.counters.view(found) {
                 self.note_unsent(found, &view, now);
             }
         }
+        self.note_grants(found, subject, &row.grants);
         Some(Waiting {
             row: found,
             subject,
@@ -124,11 +124,11 @@ impl Replication {
         })
     }
 
-    /// The row in the table, made if the replica whose count it carries has not used up its share: half of
+    /// The row in the table, made if the replica on whose account it is made has not used up its share: half of
     /// the table, so that one broken peer cannot crowd out everybody else.
-    fn find_or_make(&mut self, subject: OriginIndex, row: &DeltaRow, now: Now) -> Option<RowRef> {
-        let end = row.key.window.end;
-        if let Some(found) = self.counters.find(&row.key) {
+    pub(super) fn find_or_make(&mut self, subject: OriginIndex, key: &RowKey, now: Now) -> Option<RowRef> {
+        let end = key.window.end;
+        if let Some(found) = self.counters.find(key) {
             self.settle_row(found, end, now.wall);
             return Some(found);
         }
@@ -136,7 +136,7 @@ impl Replication {
         if !self.origins.charge(subject, share) {
             return None;
         }
-        let Ok(made) = self.counters.find_or_insert(&row.key) else {
+        let Ok(made) = self.counters.find_or_insert(key) else {
             self.origins.uncharge(subject);
             return None;
         };

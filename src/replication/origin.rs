@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
+use crate::bounded::replica_hash;
 use crate::limit::{Now, RowRef, UnixMillis};
 
 use super::codec::Version;
@@ -66,6 +67,8 @@ pub(super) struct Hole {
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) id: ReplicaId,
+    /// What grants name it by.
+    pub(super) hash: u64,
     /// Its log, as far as held.
     pub(super) log: VersionLog,
     /// The claim on its log. Of our own log we hold [`Origin::top`].
@@ -102,6 +105,7 @@ pub(super) struct Origin {
 impl Origin {
     fn new(id: ReplicaId) -> Self {
         Self {
+            hash: replica_hash(&id),
             id,
             log: VersionLog::default(),
             progress: Progress::default(),

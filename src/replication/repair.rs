@@ -54,6 +54,7 @@ impl Replication {
             }
         }
         self.origins.drop_forgotten(now.monotonic);
+        self.forget_inherited();
         let tick = if self.leaving {
             LEAVE_TICK
         } else {

@@ -75,6 +75,14 @@ pub(super) struct RowState {
 }
 
 impl RowState {
+    /// The row that this was the state of, in `slot`.
+    pub(super) fn row_in(&self, slot: u32) -> RowRef {
+        RowRef {
+            slot,
+            epoch: self.epoch,
+        }
+    }
+
     /// What `origin` says of this row.
     pub(super) fn peer(&self, origin: OriginIndex) -> Option<&PeerRow> {
         self.peers.iter().find(|peer| peer.origin() == origin)

@@ -289,7 +289,7 @@ impl World {
                 self.oracle.admit(touched.row, &at.replica, u64::from(hits.get()));
             }
         }
-        let due = decision.due;
+        let due = decision.due.is_due();
         self.note(|| {
             format!(
                 "n{node} {:?} key {:x} due {due}",
@@ -606,6 +606,7 @@ fn describe(frame: &[u8]) -> String {
                 .collect();
             format!("digest {held:?}")
         }
+        Ok(Body::Transfers(transfers)) => format!("transfers {transfers:?}"),
         Err(error) => error.to_string(),
     }
 }
