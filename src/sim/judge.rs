@@ -296,7 +296,7 @@ pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize, made_up:
         ("pending rows", kept.pending, 2 * (capacity + LOG_MIN)),
         ("received stretches", kept.received, 256 + 2),
         ("unplaced rows", kept.unplaced, (4_096 + slots) * kept.origins),
-        ("unsent rows", kept.unsent, 4 * slots),
+        ("unsent rows", kept.unsent, 4 * slots + 256),
         ("frames in the outbox", kept.outbox, 0),
     ];
     match bounds.iter().find(|(_, kept, most)| kept > most) {
