@@ -56,7 +56,7 @@ fn sweep(limiter: &Limiter, now: UnixMillis, shown: usize) -> (u64, Vec<(RowRef,
 }
 
 fn total(row: &RowView) -> u64 {
-    row.own.saturating_add(row.peers)
+    row.total()
 }
 
 fn periods_by_id(rules: &[Rule]) -> HashMap<RuleId, (&Rule, Period)> {

@@ -108,6 +108,30 @@ fn once_the_peers_are_known_to_have_spent_the_rest_a_denial_wants_nothing() {
 }
 
 #[test]
+fn rights_that_were_given_away_and_not_spent_are_known_to_be_somewhere() {
+    let a = rule("a", &["5/minute"]);
+    let limiter = bounded(vec![a.clone()], [(5, 5)]);
+    let row = row(&limiter, &a, NOW);
+    assert!(is_admitted(&limiter.check(&[charge(0)], NOW)));
+    assert_eq!(limiter.counters().take_rights(row, 4), Some(4));
+    // The taker has spent one of the four: there are three to be had back.
+    limiter.counters().replace_peers_less(row, 1, 4);
+    let denied = limiter.check(&[charge(0)], NOW);
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![1]));
+    let view = limiter.counters().view(row).unwrap();
+    assert_eq!(
+        (view.own, view.peers, view.outstanding, view.total()),
+        (5, 0, 3, 2)
+    );
+    limiter.counters().replace_peers_less(row, 4, 4);
+    assert!(wanted(&limiter.check(&[charge(0)], NOW)).is_empty());
+    limiter.counters().raise_allowance(row, 6);
+    limiter.counters().replace_peers_less(row, 3, 4);
+    let last = limiter.check(&[charge(0)], NOW);
+    assert_eq!((is_admitted(&last), remaining(&last)), (true, vec![0]));
+}
+
+#[test]
 fn a_request_counts_in_all_windows_or_spends_rights_in_none() {
     let a = rule("a", &["5/second", "50/minute", "500/hour"]);
     let limiter = bounded(vec![a], [(5, 5), (50, 2), (500, 400)]);

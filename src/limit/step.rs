@@ -101,7 +101,7 @@ impl Limiter {
         for _ in 0..TURNS_MAX {
             let group = step.entry.group_at(self.counters(), now);
             let Some(group) = group.as_ref() else {
-                return self.without_room(step, step.entry.period.window_at(now));
+                return self.without_room(step, step.entry.period.window_at(now), mode);
             };
             let policy = step.policy(group.window, mode);
             let ask = step.ask(group.salt(), policy);
@@ -109,14 +109,14 @@ impl Limiter {
                 Ok((row, offer)) => step.answer(row.slot, offer, (group.window, policy), row.created),
                 // Only groups of ended windows are closed: this clock is behind. `group_at` turns again.
                 Err(Refusal::GroupClosed) => continue,
-                Err(Refusal::Full) => self.without_room(step, group.window),
+                Err(Refusal::Full) => self.without_room(step, group.window, mode),
             };
         }
         Answer::Contended
     }
 
-    fn without_room(&self, step: &Step<'_>, window: Window) -> Answer {
-        let policy = step.entry.schedule.at(window.start);
+    fn without_room(&self, step: &Step<'_>, window: Window, mode: Option<SyncMode>) -> Answer {
+        let policy = step.policy(window, mode);
         let refused = Answer::Refused {
             window,
             policy,

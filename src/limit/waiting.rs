@@ -195,13 +195,15 @@ impl WaitingRoom {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the first that waits for `row` and is `suited` decide again.
+    /// Lets the first that waits for `row` and is `suited` decide again. If it was told to already, it passes on
+    /// when it has: those who come later do not overtake it.
     fn pass_on(&self, row: RowRef, suited: impl Fn(&Waiter) -> bool) {
         let mut wakers = Wakers::new();
         let shard = self.shard(row);
         let waiters = shard.get(&row).into_iter().flatten();
-        let mut suited = waiters.filter(|waiter| suited(waiter));
-        let _ = suited.any(|waiter| waiter.call.retry(&mut wakers));
+        if let Some(first) = waiters.into_iter().find(|waiter| suited(waiter)) {
+            first.call.retry(&mut wakers);
+        }
         drop(shard);
         wakers.into_iter().for_each(Waker::wake);
     }

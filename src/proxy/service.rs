@@ -6,11 +6,11 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a shell: requests are timed and counted by real clocks"
+    reason = "a shell: requests are timed by a real clock"
 )]
 
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -29,8 +29,9 @@ use super::headers::{
 };
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{normalize, strip};
+use super::wait::{wait_for_rights, wall_clock};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
-use crate::limit::{Decision, Due, Outcome, UnixMillis};
+use crate::limit::{Decision, Due, Outcome};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -100,13 +101,13 @@ impl<'c> Turn<'c> {
     async fn proxy(&mut self, request: Request<Incoming>) -> Result<Passed, Refusal> {
         check_form(&request, self.shared().config().proxy.headers_max)?;
         let host = requested_host(&request)?;
-        let (route, path) = self.admit(&request, host.as_ref())?;
+        let (route, path) = self.admit(&request, host.as_ref()).await?;
         let passed = self.pass_on(request, route, &path, host.as_ref()).await;
         passed.map_err(|error| self.upstream_refusal(error))
     }
 
     /// Finds the route and charges the limits. Answers the path that goes upstream.
-    fn admit(
+    async fn admit(
         &mut self,
         request: &Request<Incoming>,
         host: Option<&HeaderValue>,
@@ -115,15 +116,16 @@ impl<'c> Turn<'c> {
             .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
-        self.charge(route, request.headers(), &path)?;
+        self.charge(route, request.headers(), &path).await?;
         Ok((route, upstream_path(request, route, &path)?))
     }
 
-    fn charge(&mut self, route: &RouteState, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
+    async fn charge(&mut self, route: &RouteState, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
         if route.plan.is_empty() {
             return Ok(());
         }
         let shared = self.shared();
+        let shard = self.connection.worker().shard();
         let trusted = &shared.config().proxy.trusted_proxies;
         let subject = Subject {
             client: client_ip(self.connection.peer().address, headers, trusted),
@@ -132,9 +134,15 @@ impl<'c> Turn<'c> {
             route: &route.config,
         };
         let charges = route.plan.charges(&subject, shared.hasher());
-        let decision = shared.limiter().check(&charges, wall_clock());
-        if decision.due == Due::Await {
-            self.announced = Some(shared.announce());
+        let mut decision = shared.limiter().check(&charges, wall_clock());
+        if !decision.short.is_empty() {
+            // Boxed, so that requests that wait for nothing carry none of it.
+            decision = Box::pin(wait_for_rights(shared, shard, &charges, decision)).await;
+        }
+        match decision.due {
+            Due::No => {}
+            Due::Wake => drop(shared.announce()),
+            Due::Await => self.announced = Some(shared.announce()),
         }
         if decision.created {
             let identities = route.plan.identities(&subject);
@@ -143,12 +151,13 @@ impl<'c> Turn<'c> {
             }
         }
         let outcome = decision.outcome;
+        let is_short = !decision.short.is_empty();
         self.decision = Some(decision);
-        let shard = self.connection.worker().shard();
         match outcome {
             Outcome::Admitted => shard.admitted.add(1),
             Outcome::Denied { .. } => {
                 shard.denied.add(1);
+                shard.denied_short.add(u64::from(is_short));
                 return Err(Refusal::Denied);
             }
         }
@@ -330,9 +339,4 @@ fn upstream_path(
     }
     path.try_into()
         .map_err(|_| Refusal::BadRequest("the request's path is not valid"))
-}
-
-fn wall_clock() -> UnixMillis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

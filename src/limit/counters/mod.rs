@@ -61,6 +61,9 @@ pub struct RowView {
     pub own: u64,
     /// Cached sum of the peers' rows, as last stored by replication.
     pub peers: u64,
+    /// In bounded mode, rights that this node gave away and no peer is known to have spent: they are in `own`, and
+    /// admitted by nobody. Zero where `peers` is not.
+    pub outstanding: u64,
     /// Own hits already released to peers, as last stored by replication.
     pub published: u64,
     /// The limit in force; `None` when this node has no such rule.
@@ -75,6 +78,14 @@ pub struct RowView {
 }
 
 impl RowView {
+    /// Hits that the cluster is known to have admitted.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.own
+            .saturating_add(self.peers)
+            .saturating_sub(self.outstanding)
+    }
+
     /// Rights left in bounded mode. What decisions under way have reserved is among them.
     #[must_use]
     pub fn rights(&self) -> u64 {
@@ -193,7 +204,8 @@ impl Counters {
                 key: group.key_of(fingerprint),
             },
             own: counts.own,
-            peers: counts.peers,
+            peers: u64::try_from(counts.peers).unwrap_or(0),
+            outstanding: u64::try_from(-counts.peers).unwrap_or(0),
             published: counts.published,
             limit: policy.map(|policy| policy.limit),
             replicated: policy.is_none_or(|policy| policy.mode != SyncMode::Local),

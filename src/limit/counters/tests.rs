@@ -121,7 +121,7 @@ proptest! {
                 }
                 Op::Peers { key, sum } => {
                     let row = model.entry(key).or_default();
-                    row.peers = row.peers.max(sum);
+                    row.peers = row.peers.max(sum.cast_signed());
                     table.counters.store_peers(table.counters.find_or_insert(&row_key(key)).unwrap(), sum);
                 }
                 Op::Published { key } => {
@@ -153,7 +153,7 @@ proptest! {
         }
         let mut rows = HashMap::new();
         table.counters.for_each_live(|_, view| {
-            let counts = Counts { own: view.own, peers: view.peers, published: view.published, allowance: view.allowance };
+            let counts = Counts { own: view.own, peers: view.peers.cast_signed(), published: view.published, allowance: view.allowance };
             assert!(rows.insert(view.key.key, counts).is_none(), "two rows of one key");
         });
         prop_assert_eq!(rows, model.into_iter().map(|(n, counts)| (key(n), counts)).collect());

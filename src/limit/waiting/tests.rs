@@ -91,6 +91,20 @@ fn who_leaves_after_it_was_woken_wakes_the_next() {
 }
 
 #[test]
+fn who_was_woken_is_not_overtaken_by_those_that_others_wake() {
+    let room = WaitingRoom::default();
+    let (mut waiting, bells) = queue(&room, &[1, 1, 1]);
+    room.rights_came(row(1), 2);
+    assert_eq!(poll(&mut waiting[0]).0, Poll::Ready(Woken::Retry));
+    drop(waiting.remove(0));
+    assert_eq!(rung(&bells), [true, true, false]);
+    // It hears of it once it has had its turn.
+    assert_eq!(poll(&mut waiting[0]).0, Poll::Ready(Woken::Retry));
+    drop(waiting.remove(0));
+    assert_eq!(rung(&bells), [true; 3]);
+}
+
+#[test]
 fn what_is_too_little_for_one_is_tried_by_those_who_want_less_or_other_rows() {
     let room = WaitingRoom::default();
     let (mut waiting, bells) = queue(&room, &[5, 5, 2]);
