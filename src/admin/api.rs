@@ -168,7 +168,8 @@ impl Api {
         };
         match self.node.set_mode(mode).await {
             Ok(set) => json(StatusCode::OK, &set),
-            Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
+            Err(Refused::Conflict(message)) => refuse(StatusCode::CONFLICT, message),
+            Err(Refused::Unavailable(message)) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
         }
     }
 

@@ -108,7 +108,7 @@ impl Node for FakeNode {
             .collect()
     }
 
-    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, Refused> {
         let mut modes = self.modes.lock().unwrap();
         modes.push(mode);
         Ok(ModeView {

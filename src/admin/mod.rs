@@ -62,8 +62,8 @@ pub trait Node: Send + Sync + 'static {
     /// Changes the mode of the whole cluster.
     ///
     /// # Errors
-    /// Why it cannot; nothing changed.
-    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String>;
+    /// [`Refused`]; nothing changed.
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, Refused>;
     /// Who shares limits in bounded mode.
     ///
     /// # Errors

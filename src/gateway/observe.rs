@@ -102,12 +102,15 @@ impl Node for Observed {
         self.cluster.row_counts(rows).await.unwrap_or_default()
     }
 
-    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
+    async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, Refused> {
+        if let Some(objection) = self.config.objection_to(mode) {
+            return Err(Refused::Conflict(objection));
+        }
         let set = self
             .cluster
             .set_mode(mode)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Refused::Unavailable(error.to_string()))?;
         Ok(ModeView {
             mode: set.mode,
             version: set.version,

@@ -196,14 +196,23 @@ fn a_mode_set_at_one_gateway_comes_into_force_at_the_other() {
         let upstream = Arc::new(Upstream::default());
         let (a, b) = start_pair(upstream.start().await, "1/year").await;
         let admin = a.addresses().admin.to_string();
-        let put = request(
-            Method::PUT,
-            &admin,
-            "/v1/mode",
-            HeaderMap::new(),
-            Bytes::from("local"),
+        let put = |mode| {
+            request(
+                Method::PUT,
+                &admin,
+                "/v1/mode",
+                HeaderMap::new(),
+                Bytes::from(mode),
+            )
+        };
+        let refused = put("bounded").await.unwrap();
+        assert_eq!(refused.status, StatusCode::CONFLICT);
+        assert!(
+            refused.excerpt().contains("bounded.allow_long_windows"),
+            "{}",
+            refused.excerpt()
         );
-        assert_eq!(put.await.unwrap().status, StatusCode::OK);
+        assert_eq!(put("local").await.unwrap().status, StatusCode::OK);
         eventually("both nodes are in local mode", async || {
             let peers: PeersView = json(b.addresses().admin, "/v1/peers").await;
             let modes = [peers.this.node.mode, peers.peers[0].mode];

@@ -307,14 +307,16 @@ impl Replication {
         let Some(limit) = view.limit.filter(|_| view.bounded) else {
             return self.counters.store_peers(row, sum);
         };
-        let admitted = sum.saturating_sub(ledger.granted_in_all());
-        let gone = limit.saturating_sub(view.allowance.max(view.own));
-        let shown = if ledger.exhausted {
-            admitted.max(gone)
+        // What a peer granted is in its count, and in no other's before it is spent there.
+        let spent = sum.saturating_sub(ledger.granted_by_peers());
+        let given = ledger.granted_by_us();
+        if ledger.exhausted {
+            let gone = limit.saturating_sub(view.allowance.max(view.own));
+            self.counters
+                .replace_peers(row, spent.saturating_sub(given).max(gone));
         } else {
-            admitted
-        };
-        self.counters.replace_peers(row, shown);
+            self.counters.replace_peers_less(row, spent, given);
+        }
     }
 
     /// Takes in what the row of `giver` says that it granted, and to whom.

@@ -91,11 +91,16 @@ impl Ledger {
             .fold(self.rights.granted_to(taker), u64::saturating_add)
     }
 
-    /// All grants known, this replica's included.
-    pub(super) fn granted_in_all(&self) -> u64 {
-        let own = self.rights.granted().map(|(_, hits)| hits);
-        let heard = self.heard.iter().map(|(_, grant)| grant.hits);
-        own.chain(heard).fold(0, u64::saturating_add)
+    /// What this replica granted in all.
+    pub(super) fn granted_by_us(&self) -> u64 {
+        let granted = self.rights.granted().map(|(_, hits)| hits);
+        granted.fold(0, u64::saturating_add)
+    }
+
+    /// What peers are known to have granted in all, to whomever.
+    pub(super) fn granted_by_peers(&self) -> u64 {
+        let granted = self.heard.iter().map(|(_, grant)| grant.hits);
+        granted.fold(0, u64::saturating_add)
     }
 
     /// A request of `hits` was denied for want of rights.
@@ -134,7 +139,13 @@ mod tests {
         let heard = [(7, 5), (7, 3), (7, 5), (2, 4), (7, 6)].map(|(t, h)| ledger.hear(giver, grant(t, h)));
         assert_eq!(heard, [true, false, false, true, true]);
         assert_eq!(ledger.grants_of(giver), [grant(2, 4), grant(7, 6)]);
-        assert_eq!((ledger.granted_to(7), ledger.granted_in_all()), (6, 10));
+        assert_eq!(
+            (
+                ledger.granted_to(7),
+                ledger.granted_by_us() + ledger.granted_by_peers()
+            ),
+            (6, 10)
+        );
         let taken = (100..).take_while(|taker| ledger.hear(giver, grant(*taker, 1)));
         assert_eq!(taken.count(), GRANTS_MAX - 2);
         assert!(ledger.hear(OriginIndex(4), grant(100, 1)));
