@@ -1,11 +1,11 @@
-//! Nodes that speak the previous frame version and this one, in one cluster.
+//! Nodes that speak an old frame version and this one, in one cluster.
 
 use cluster_tests::{Client, Cluster, DEADLINE, wait_until};
 
 #[tokio::test]
 async fn old_and_new_frame_versions_keep_one_limit_until_the_last_old_node_is_gone() {
     let mut cluster = Cluster::with_limit(30).nodes(2).start().await;
-    speaks(&cluster, 2).await;
+    speaks(&cluster, 3).await;
     // What a node of the previous release is to the others.
     cluster.join_with(&["--frame-version", "1"]);
     cluster.formed().await;
@@ -21,7 +21,7 @@ async fn old_and_new_frame_versions_keep_one_limit_until_the_last_old_node_is_go
     cluster.nodes.truncate(2);
     cluster.join();
     cluster.formed().await;
-    speaks(&cluster, 2).await;
+    speaks(&cluster, 3).await;
 
     let rest = client.patient_round_robin(&cluster, &cluster.nodes, 24).await;
     assert_eq!((rest.admitted(), rest.denied()), (18, 6));

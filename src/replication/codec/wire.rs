@@ -254,28 +254,31 @@ fn deltas_to_wire<G: From<GrantingGroup>>(deltas: &[Delta], sender: &ReplicaId) 
     deltas.iter().map(|delta| delta_to_wire(delta, sender)).collect()
 }
 
+/// A group in the making: what its rows have in common, and they.
+struct Gathered<'a> {
+    of: (Option<&'a ReplicaId>, RuleId, Window),
+    rows: Vec<WireRow>,
+    grants: Vec<WireGrant>,
+}
+
 fn delta_to_wire<G: From<GrantingGroup>>(delta: &Delta, sender: &ReplicaId) -> WireDelta<G> {
-    let mut groups: Vec<(Option<&ReplicaId>, RuleId, Window, Vec<WireRow>, Vec<WireGrant>)> = Vec::new();
+    let mut groups: Vec<Gathered<'_>> = Vec::new();
     for row in &delta.rows {
         let wire = WireRow {
             key: row.key.key.0.to_le_bytes(),
             ahead: row.version.saturating_sub(delta.interval.after),
             count: row.count,
         };
-        let same = groups.iter().position(|(subject, rule, window, ..)| {
-            *subject == row.subject.as_ref() && *rule == row.key.rule && *window == row.key.window
-        });
-        let at = same.unwrap_or_else(|| {
-            groups.push((
-                row.subject.as_ref(),
-                row.key.rule,
-                row.key.window,
-                Vec::new(),
-                Vec::new(),
-            ));
+        let of = (row.subject.as_ref(), row.key.rule, row.key.window);
+        let at = groups.iter().position(|group| group.of == of).unwrap_or_else(|| {
+            groups.push(Gathered {
+                of,
+                rows: Vec::new(),
+                grants: Vec::new(),
+            });
             groups.len() - 1
         });
-        let (.., rows, grants) = &mut groups[at];
+        let Gathered { rows, grants, .. } = &mut groups[at];
         let index = u32::try_from(rows.len()).expect("a frame holds fewer rows");
         rows.push(wire);
         grants.extend(row.grants.iter().map(|grant| WireGrant {
@@ -291,7 +294,8 @@ fn delta_to_wire<G: From<GrantingGroup>>(delta: &Delta, sender: &ReplicaId) -> W
         paused: delta.paused,
         groups: groups
             .into_iter()
-            .map(|(subject, rule, window, rows, grants)| {
+            .map(|Gathered { of, rows, grants }| {
+                let (subject, rule, window) = of;
                 let group = WireGroup {
                     subject: subject.map(replica_to_wire),
                     rule: rule.0.to_le_bytes(),
