@@ -10,8 +10,14 @@ use hyper::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::client::fetch;
+use crate::client::{ADMIN_TOKEN, fetch};
+use crate::network::Host;
 use crate::{DEADLINE, binary, ports, wait_until};
+
+/// Ports of a node that has a host to itself.
+const LISTEN: u16 = 8000;
+const ADMIN: u16 = 8001;
+const GOSSIP: u16 = 7946;
 
 /// One node. It keeps its name, flags and addresses over its lives; dropping it kills the process.
 #[derive(Debug)]
@@ -22,26 +28,43 @@ pub struct Node {
     gossip: SocketAddr,
     advertised: SocketAddr,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
+    /// What the command line begins with, where the node runs elsewhere than the test.
+    prefix: Vec<String>,
     directory: PathBuf,
     lives: u32,
     process: Option<Child>,
 }
 
 impl Node {
-    /// A node with addresses of its own that is not started yet; its logs go to `directory`.
+    /// A node on loopback with addresses of its own that is not started yet; its logs go to `directory`.
     pub(crate) fn new(id: &str, directory: &Path) -> Self {
-        let gossip = ports::reserve();
+        let [listen, admin, gossip] = [(); 3].map(|()| ports::reserve());
         Self {
             id: id.to_owned(),
-            listen: ports::reserve(),
-            admin: ports::reserve(),
+            listen,
+            admin,
             gossip,
             advertised: gossip,
             args: Vec::new(),
+            environment: Vec::new(),
+            prefix: Vec::new(),
             directory: directory.to_owned(),
             lives: 0,
             process: None,
         }
+    }
+
+    /// Puts it on a host of its own.
+    pub(crate) fn on_host(mut self, host: &Host) -> Self {
+        let at = |port| SocketAddr::from((host.address(), port));
+        self.listen = at(LISTEN);
+        self.admin = at(ADMIN);
+        self.gossip = at(GOSSIP);
+        self.advertised = self.gossip;
+        self.prefix = host.enter_command();
+        let beyond_loopback = ["--admin-token", ADMIN_TOKEN, "--insecure-gossip"];
+        self.with_args(beyond_loopback.map(str::to_owned))
     }
 
     /// Lets peers reach it at `address`, which is somebody who passes on what arrives there.
@@ -54,6 +77,11 @@ impl Node {
     pub(crate) fn with_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
         self.args.extend(args);
         self
+    }
+
+    /// Sets variables of its environment for the next start, in place of those set before.
+    pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
+        self.environment = variables;
     }
 
     /// Its name.
@@ -93,7 +121,11 @@ impl Node {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         self.lives += 1;
         let log = File::create(self.log_path(self.lives)).expect("the log directory is writable");
-        let child = Command::new(binary::weir())
+        let weir = binary::weir();
+        let weir = weir.to_str().expect("a plain path");
+        let mut command = self.prefix.iter().map(String::as_str).chain([weir]);
+        let child = Command::new(command.next().expect("the binary at least"))
+            .args(command)
             .args(["run", "--node-id", &self.id])
             .args(["--listen", &self.listen.to_string()])
             .args(["--admin", &self.admin.to_string()])
@@ -102,6 +134,7 @@ impl Node {
             .args(&self.args)
             // No setting of the machine that runs the test may reach the node.
             .env_clear()
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be cloned"))
             .stderr(log)
