@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use crate::client::CLIENT_HEADER;
-use crate::{DEADLINE, Network, Node, Upstream, Wire, wait_until};
+use crate::wait::POLL;
+use crate::{DEADLINE, Network, Node, Upstream, Window, Wire, wait_until};
 
 const CONFIG_FILE: &str = "weir.yaml";
 
@@ -33,6 +37,7 @@ pub struct Cluster {
 pub struct ClusterBuilder {
     nodes: usize,
     mode: &'static str,
+    workers: usize,
     limit: Option<String>,
     args: Vec<String>,
     /// What the configuration file of every node says.
@@ -53,6 +58,7 @@ impl Cluster {
         ClusterBuilder {
             nodes: 3,
             mode: "gossip",
+            workers: 2,
             limit: Some(format!("{limit}/year")),
             args: Vec::new(),
             config: String::new(),
@@ -78,6 +84,12 @@ impl Cluster {
     #[must_use]
     pub fn wire(&self) -> &Wire {
         self.wire.as_ref().expect("a wired cluster")
+    }
+
+    /// Where clients connect, node by node.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(Node::listen).collect()
     }
 
     /// Starts one more node, with the flags of the others, and does not wait for it.
@@ -135,6 +147,42 @@ impl Cluster {
         .await;
     }
 
+    /// Waits for a window, of those that last `length`, of which every started node has a share, and gives it. No
+    /// more than `windows` pass until then.
+    ///
+    /// # Panics
+    /// Some node has none for so long; the message says what keeps it.
+    pub async fn shared_window(&self, length: Duration, windows: usize) -> Window {
+        let mut window = Window::in_progress(length);
+        let mut missing = Vec::new();
+        for _ in 0..=windows {
+            window = window.next();
+            window.starts().await;
+            missing = self.without_share(window).await;
+            if missing.is_empty() {
+                return window;
+            }
+        }
+        panic!("after {windows} windows of {length:?}, nodes without a share: {missing:?}");
+    }
+
+    /// The started nodes that have no share of `window`, which is in progress, with the reasons. What is decided
+    /// at all is decided when it starts; a node that has not come to it yet gets until the middle.
+    async fn without_share(&self, window: Window) -> Vec<String> {
+        loop {
+            let mut missing = Vec::new();
+            for node in self.nodes.iter().filter(|node| node.is_started()) {
+                if let Err(why) = node.has_share(window).await {
+                    missing.push(format!("{}: {why}", node.id()));
+                }
+            }
+            if missing.is_empty() || window.left() < window.length / 2 {
+                return missing;
+            }
+            sleep(POLL).await;
+        }
+    }
+
     fn join_instead(&mut self, args: Vec<String>) -> &mut Node {
         let builder = ClusterBuilder {
             args,
@@ -174,6 +222,12 @@ impl ClusterBuilder {
     #[must_use]
     pub fn mode(self, mode: &'static str) -> Self {
         Self { mode, ..self }
+    }
+
+    /// Worker threads of every node: 2 unless told otherwise.
+    #[must_use]
+    pub fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
     }
 
     /// Admits `hits` in each window of `period`, such as `10s`.
@@ -309,7 +363,7 @@ impl ClusterBuilder {
         let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
         flag("--upstream", format!("http://{}", upstream.address()));
         flag("--sync-mode", self.mode.to_owned());
-        flag("--workers", "2".to_owned());
+        flag("--workers", self.workers.to_string());
         if let Some(limit) = &self.limit {
             flag("--limit", limit.clone());
             flag("--limit-by", format!("header:{CLIENT_HEADER}"));

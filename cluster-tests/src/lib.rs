@@ -5,6 +5,7 @@
 //!
 //! - [`cluster`]: nodes that know each other, in front of one upstream.
 //! - [`node`]: one `weir run` process: its addresses, its lives, its log, its admin API.
+//! - [`ports`]: ports that stay free while a node is down.
 //! - [`upstream`]: the oracle. It knows how many requests were truly admitted.
 //! - [`client`]: a keep-alive client, and what it reads off each answer.
 //! - [`tally`]: answers, counted by the window that the node reported.
@@ -27,7 +28,7 @@ pub mod cluster;
 pub mod flood;
 pub mod network;
 pub mod node;
-mod ports;
+pub mod ports;
 pub mod tally;
 pub mod udp;
 pub mod upstream;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::client::{ADMIN_TOKEN, fetch};
 use crate::network::Host;
-use crate::{DEADLINE, binary, ports, wait_until};
+use crate::{DEADLINE, Window, binary, ports, wait_until};
 
 /// Ports of a node that has a host to itself.
 const LISTEN: u16 = 8000;
@@ -243,6 +243,22 @@ impl Node {
             return Err(format!("{path}: {}", answer.status));
         }
         serde_json::from_slice(&answer.body).map_err(|error| format!("{path}: {error}"))
+    }
+
+    /// Whether the node has a share of `window`, which is in progress.
+    ///
+    /// # Errors
+    /// It has none, for the reason that it gives.
+    pub async fn has_share(&self, window: Window) -> Result<(), String> {
+        let roster = self.json("/v1/roster").await?;
+        let periods = roster["periods"].as_array().ok_or("/v1/roster: no periods")?;
+        let period = periods.iter().find(|period| period["window"] == window.start);
+        let period = period.ok_or_else(|| format!("/v1/roster: {periods:?}"))?;
+        if period["members"].is_u64() {
+            Ok(())
+        } else {
+            Err(period["blocked"].to_string())
+        }
     }
 
     /// The names of the peers that this node sees in `state`, sorted, each once.
