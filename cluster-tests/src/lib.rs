@@ -11,6 +11,7 @@
 //! - [`tally`]: answers, counted by the window that the node reported.
 //! - [`udp`]: what a stranger can send to a gossip port.
 //! - [`flood`]: many clients of one identity at once.
+//! - [`bounded`]: clusters in bounded mode, and the judge of what they admit.
 //! - [`network`]: hosts on a network of their own, which can be cut.
 //! - [`clock`]: the windows that nodes count in, and nodes whose clock is wrong.
 //! - [`wire`]: a wire between the nodes that can be watched, cut and made lossy.
@@ -22,6 +23,7 @@
 )]
 
 pub mod binary;
+pub mod bounded;
 pub mod client;
 pub mod clock;
 pub mod cluster;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use hyper::StatusCode;
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -251,14 +252,35 @@ impl Node {
     /// It has none, for the reason that it gives.
     pub async fn has_share(&self, window: Window) -> Result<(), String> {
         let roster = self.json("/v1/roster").await?;
-        let periods = roster["periods"].as_array().ok_or("/v1/roster: no periods")?;
-        let period = periods.iter().find(|period| period["window"] == window.start);
-        let period = period.ok_or_else(|| format!("/v1/roster: {periods:?}"))?;
-        if period["members"].is_u64() {
+        let shares = roster["shares"].as_array().ok_or("/v1/roster: no shares")?;
+        let start = i64::try_from(window.start).map_err(|error| error.to_string())?;
+        let start = Timestamp::from_millisecond(start).map_err(|error| error.to_string())?;
+        let share = shares
+            .iter()
+            .find(|share| share["window_start"] == start.to_string());
+        let share = share.ok_or_else(|| format!("it is in other windows than {start}: {shares:?}"))?;
+        if share["members"].is_u64() {
             Ok(())
         } else {
-            Err(period["blocked"].to_string())
+            Err(share["blocked"].to_string())
         }
+    }
+
+    /// How far the clock of each live peer is ahead of this node's, in milliseconds, where it knows.
+    ///
+    /// # Errors
+    /// See [`Node::json`].
+    pub async fn clock_offsets(&self) -> Result<Vec<(String, i64)>, String> {
+        let peers = self.json("/v1/peers").await?;
+        let peers = peers["peers"].as_array().ok_or("/v1/peers: no list of peers")?;
+        let live = peers.iter().filter(|peer| peer["state"] == "live");
+        let offsets = live.filter_map(|peer| {
+            Some((
+                peer["node_id"].as_str()?.to_owned(),
+                peer["clock_offset_ms"].as_i64()?,
+            ))
+        });
+        Ok(offsets.collect())
     }
 
     /// The names of the peers that this node sees in `state`, sorted, each once.
