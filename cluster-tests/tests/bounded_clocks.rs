@@ -7,7 +7,7 @@ use cluster_tests::clock::{ahead_by, at, now};
 use cluster_tests::{Client, Cluster, DEADLINE, Flood, Tally, Window, wait_until};
 use hyper::StatusCode;
 
-const WINDOW: Duration = Duration::from_secs(8);
+const WINDOW: Duration = Duration::from_secs(6);
 const LIMIT: u64 = 300;
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use cluster_tests::bounded::{WINDOWS_MAX, assert_used, cluster, judge};
 use cluster_tests::cluster::sees;
 use cluster_tests::{Cluster, DEADLINE, Flood, Tally, Window, wait_until};
 
-const WINDOW: Duration = Duration::from_secs(8);
+const WINDOW: Duration = Duration::from_secs(6);
 const LIMIT: u64 = 300;
 
 /// Two clients at each node, each of which asks sixty times a second at most: the limit is spent in about a second.

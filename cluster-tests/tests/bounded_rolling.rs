@@ -5,8 +5,8 @@ use std::time::Duration;
 use cluster_tests::bounded::{WINDOWS_MAX, cluster, judge};
 use cluster_tests::{DEADLINE, Flood, wait_until};
 
-const WINDOW: Duration = Duration::from_secs(30);
-const LIMIT: u64 = 3_000;
+const WINDOW: Duration = Duration::from_secs(20);
+const LIMIT: u64 = 2_000;
 
 /// Rights of a node that leaves go to its heir, those of a node that returns come from its peers: so the limit is
 /// spent all the same, although no process lives through the window.
