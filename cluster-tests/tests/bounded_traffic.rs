@@ -1,5 +1,6 @@
 //! Bounded mode on a healthy cluster: never more than the limit, nearly all of it, wherever requests arrive.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster_tests::bounded::{WINDOWS_MAX, assert_used, cluster, judge};
@@ -18,21 +19,15 @@ const OFFERED: usize = 3_000;
 #[tokio::test]
 async fn a_burst_at_the_start_of_a_window_over_all_nodes_is_admitted_up_to_the_limit() {
     let cluster = cluster(LIMIT, WINDOW).start().await;
-    let window = cluster.shared_window(WINDOW, WINDOWS_MAX).await.next();
-    let flood = Flood::new("burst", cluster.addresses(), window);
-    let tally = flood.clients(120).requests(OFFERED).run().await;
-    let admitted = judge(&cluster, "burst", &tally, LIMIT, window);
-    assert_used(admitted, LIMIT);
+    let nodes = cluster.addresses();
+    assert_used(offer(&cluster, LIMIT, "burst", nodes, 120, OFFERED).await, LIMIT);
 }
 
 #[tokio::test]
 async fn the_whole_limit_is_there_for_whoever_asks_one_node_only() {
     let cluster = cluster(LIMIT, WINDOW).start().await;
-    let window = cluster.shared_window(WINDOW, WINDOWS_MAX).await.next();
-    let flood = Flood::new("loyal", cluster.addresses()[..1].to_vec(), window);
-    let tally = flood.clients(6).requests(OFFERED).run().await;
-    let admitted = judge(&cluster, "loyal", &tally, LIMIT, window);
-    assert_used(admitted, LIMIT);
+    let one = cluster.addresses()[..1].to_vec();
+    assert_used(offer(&cluster, LIMIT, "loyal", one, 6, OFFERED).await, LIMIT);
 }
 
 /// The first node gets four of seven requests, the second two, the third one.
@@ -42,11 +37,30 @@ async fn skewed_traffic_is_admitted_up_to_the_limit() {
     let [a, b, c] = cluster.addresses()[..] else {
         panic!("three nodes");
     };
-    let window = cluster.shared_window(WINDOW, WINDOWS_MAX).await.next();
-    let flood = Flood::new("skewed", vec![a, b, a, c, a, b, a], window);
-    let tally = flood.clients(14).requests(OFFERED).run().await;
-    let admitted = judge(&cluster, "skewed", &tally, LIMIT, window);
-    assert_used(admitted, LIMIT);
+    let skewed = vec![a, b, a, c, a, b, a];
+    assert_used(offer(&cluster, LIMIT, "skewed", skewed, 14, OFFERED).await, LIMIT);
+}
+
+/// What three nodes do, ten do as well: evenly loaded, by rank (Zipf), and one alone.
+#[tokio::test]
+async fn ten_nodes_admit_the_whole_limit_however_requests_are_spread() {
+    const LIMIT: u64 = 1_000;
+    let cluster = cluster(LIMIT, WINDOW)
+        .nodes(10)
+        .workers(1)
+        .args(&["--max-keys", "10000"])
+        .start()
+        .await;
+    let even = cluster.addresses();
+    let by_rank = even
+        .iter()
+        .enumerate()
+        .flat_map(|(rank, node)| vec![*node; 10 / (rank + 1)]);
+    let by_rank = by_rank.collect();
+    let one = vec![even[9]];
+    for (identity, nodes) in [("even", even), ("by rank", by_rank), ("one", one)] {
+        assert_used(offer(&cluster, LIMIT, identity, nodes, 30, 4_000).await, LIMIT);
+    }
 }
 
 /// Of a limit of 5, two nodes hold two rights and one holds one: whoever asks finds all five all the same.
@@ -95,6 +109,24 @@ async fn what_was_spent_elsewhere_is_denied_everywhere() {
             node.id()
         );
     }
+}
+
+/// Sends `requests` requests over `clients` connections to `nodes` from the start of a window, and gives how many were
+/// admitted.
+async fn offer(
+    cluster: &Cluster,
+    limit: u64,
+    identity: &str,
+    nodes: Vec<SocketAddr>,
+    clients: usize,
+    requests: usize,
+) -> u64 {
+    let window = cluster.shared_window(WINDOW, WINDOWS_MAX).await.next();
+    let flood = Flood::new(identity, nodes, window)
+        .clients(clients)
+        .requests(requests);
+    let tally = flood.run().await;
+    judge(cluster, identity, &tally, limit, window)
 }
 
 /// One request after the other, at the nodes that `order` names.

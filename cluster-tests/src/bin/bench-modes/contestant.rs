@@ -100,21 +100,35 @@ impl Contestant {
         }
     }
 
+    /// How many admitted requests have waited for rights of another node; every request waits for Redis, which is not
+    /// counted here.
+    pub(crate) async fn waited(&self) -> anyhow::Result<f64> {
+        match self {
+            Self::Weir(weir) => weir.sum("weir_rights_waits_total", "outcome=\"served\"").await,
+            Self::Redis(_) => Ok(0.0),
+        }
+    }
+
     /// How many messages the nodes have sent and, where a server counts for them, received because of the limit:
     /// every datagram of gossip, membership included; a call of Redis and its answer.
     pub(crate) async fn messages(&self) -> anyhow::Result<f64> {
         match self {
             Self::Weir(weir) => {
-                let mut sent = 0.0;
-                for node in &weir.limited.nodes {
-                    let of_node = node
-                        .metric("weir_gossip_datagrams_total", "direction=\"sent\"")
-                        .await;
-                    sent += of_node.map_err(anyhow::Error::msg)?;
-                }
-                Ok(sent)
+                weir.sum("weir_gossip_datagrams_total", "direction=\"sent\"")
+                    .await
             }
             Self::Redis(redis) => Ok(2.0 * redis.server.calls().await?),
         }
+    }
+}
+
+impl Weir {
+    /// A metric of the nodes that keep the limit, all together.
+    async fn sum(&self, name: &str, label: &str) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for node in &self.limited.nodes {
+            sum += node.metric(name, label).await.map_err(anyhow::Error::msg)?;
+        }
+        Ok(sum)
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Round {
     pub(crate) added_p99: f64,
     /// Messages for each request, in the window of the steady load.
     pub(crate) messages: f64,
+    /// Which share of what was admitted, steadily and at once, waited for rights.
+    pub(crate) waited: f64,
 }
 
 /// Measures `contestant` in the windows that come.
@@ -51,11 +53,14 @@ pub(crate) async fn round(
     window: Duration,
 ) -> anyhow::Result<Round> {
     let (added_p50, added_p99) = added_latency(contestant, number, limit).await?;
+    let before = contestant.waited().await?;
     let (steady, messages) = steady(contestant, number, limit, window).await?;
     let burst = burst(contestant, number, limit, window).await?;
+    let waited = contestant.waited().await? - before;
     Ok(Round {
         steady,
         burst,
+        waited: waited / ((steady + burst) * count(limit)),
         added_p50,
         added_p99,
         messages,
@@ -66,8 +71,9 @@ impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "admitted/L steady {:.4}, burst {:.4}; added latency p50 {:.3} ms, p99 {:.3} ms; {:.3} messages/request",
-            self.steady, self.burst, self.added_p50, self.added_p99, self.messages
+            "admitted/L steady {:.4}, burst {:.4}; added latency p50 {:.3} ms, p99 {:.3} ms; {:.3} messages/request; \
+             {:.4} waited for rights",
+            self.steady, self.burst, self.added_p50, self.added_p99, self.messages, self.waited
         )
     }
 }

@@ -63,13 +63,14 @@ impl<'a> Report<'a> {
     pub(crate) fn print(&self) {
         println!();
         println!(
-            "| mode | admitted / L, steady | admitted / L, burst | worst of any round | added p50 | added p99 | messages / request |"
+            "| mode | admitted / L, steady | admitted / L, burst | worst of any round | added p50 | added p99 \
+             | messages / request | idle messages / s | waited for rights |"
         );
-        println!("|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|");
         for figures in self.figures {
             let worst = figures.worst(|round| round.steady.max(round.burst));
             println!(
-                "| `{}` | {:.4} | {:.4} | {worst:.4} | {:+.3} ms | {:+.3} ms | {:.3} | {:.0} |",
+                "| `{}` | {:.4} | {:.4} | {worst:.4} | {:+.3} ms | {:+.3} ms | {:.3} | {:.0} | {:.1} % |",
                 figures.mode,
                 figures.median(|round| round.steady),
                 figures.median(|round| round.burst),
@@ -77,6 +78,7 @@ impl<'a> Report<'a> {
                 figures.median(|round| round.added_p99),
                 figures.median(|round| round.messages),
                 figures.idle,
+                figures.median(|round| round.waited) * 100.0,
             );
         }
         println!("\n{}", self.json());
@@ -100,7 +102,7 @@ impl Figures {
                 json!({
                     "steady": round.steady, "burst": round.burst,
                     "added_p50_ms": round.added_p50, "added_p99_ms": round.added_p99,
-                    "messages_per_request": round.messages,
+                    "messages_per_request": round.messages, "waited": round.waited,
                 })
             })
             .collect();
