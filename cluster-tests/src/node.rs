@@ -202,7 +202,8 @@ impl Node {
     }
 
     /// Whether it was started, and neither killed nor waited for since.
-    pub(crate) fn is_started(&self) -> bool {
+    #[must_use]
+    pub fn is_started(&self) -> bool {
         self.process.is_some()
     }
 
