@@ -68,7 +68,7 @@ impl Node {
             }],
             now(),
         );
-        if decision.due {
+        if decision.due.is_due() {
             drop(self.cluster.flusher().request());
         }
         let state = decision.windows[0];

@@ -30,9 +30,6 @@ struct Args {
     /// Goes on after a violation, and prints one line for each.
     #[arg(long)]
     keep_going: bool,
-    /// Judges more: see `WorldConfig::strict`.
-    #[arg(long)]
-    strict: bool,
     /// Lines of trace printed with a violation.
     #[arg(long, default_value_t = 60)]
     trace: usize,
@@ -48,10 +45,9 @@ enum Profile {
 
 impl Args {
     fn schedule(&self, seed: u64) -> Schedule {
-        match (self.profile, self.strict) {
-            (Profile::Random, false) => Schedule::random(seed),
-            (Profile::Random, true) => Schedule::strict(seed),
-            (Profile::Lossy, _) => Schedule::lossy(seed),
+        match self.profile {
+            Profile::Random => Schedule::random(seed),
+            Profile::Lossy => Schedule::lossy(seed),
         }
     }
 }

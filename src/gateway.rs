@@ -9,6 +9,7 @@
 )]
 
 mod observe;
+mod roster;
 
 use std::fmt;
 use std::io::Write as _;
@@ -23,14 +24,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::{Admin, AdminListener};
 use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
-use crate::limit::{IdentityHasher, Limiter, SyncMode};
+use crate::limit::{IdentityHasher, Limiter};
 use crate::proxy::{Announced, Proxy, ProxyMetrics, ProxyShared};
 use crate::replica::{Generation, ReplicaId};
 
 use self::observe::Observed;
 
-/// Longest wait for peers to acknowledge the last counts of a node that stops: many rounds of repair,
-/// and short beside the 30 s that Kubernetes grants.
+/// Longest wait for peers to acknowledge the last counts of a node that stops, and for an heir to own its rights:
+/// many rounds of repair, and short beside the 30 s that Kubernetes grants.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the admin API may finish its answers once everything else has stopped.
@@ -98,11 +99,8 @@ impl Gateway {
     /// Starts a node on the current tokio runtime.
     ///
     /// # Errors
-    /// An address cannot be bound, the gossip keyring is wrong, or the mode is not available. Nothing is left
-    /// running.
+    /// An address cannot be bound, or the gossip keyring is wrong. Nothing is left running.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let modes = config.limits.rules.iter().filter_map(|rule| rule.mode);
-        require_available(modes.chain([config.sync.mode]))?;
         let replica = ReplicaId {
             node: config.node_id.clone(),
             generation: generation()?,
@@ -117,6 +115,7 @@ impl Gateway {
             config.limits.max_keys,
         ));
         limiter.set_overflow(config.limits.overflow);
+        limiter.set_without_share(config.bounded.when_without_share);
         let admin = AdminListener::bind(config.admin.listen).await;
         let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
 
@@ -176,8 +175,10 @@ impl Gateway {
             );
         }
         match self.cluster.leave(LEAVE_TIMEOUT).await {
-            Ok(LeaveOutcome::Acknowledged) => tracing::info!("every peer has the last counts"),
-            Ok(LeaveOutcome::TimedOut) => tracing::warn!("not every peer acknowledged the last counts"),
+            Ok(LeaveOutcome::Acknowledged) => tracing::info!("the peers have the last counts and rights"),
+            Ok(LeaveOutcome::TimedOut) => {
+                tracing::warn!("not every peer acknowledged the last counts, or no heir the rights");
+            }
             Err(error) => tracing::warn!(%error, "left without a goodbye"),
         }
         self.admin.stop(ADMIN_DRAIN).await;
@@ -211,14 +212,6 @@ impl fmt::Display for Announcement<'_> {
             config.sync.mode
         )
     }
-}
-
-/// Refuses modes that a node of this build cannot keep: without a roster nobody has a share, and bounded rules
-/// would deny every request.
-fn require_available(modes: impl IntoIterator<Item = SyncMode>) -> anyhow::Result<()> {
-    let bounded = modes.into_iter().any(|mode| mode == SyncMode::Bounded);
-    anyhow::ensure!(!bounded, "bounded mode is not available in this build yet");
-    Ok(())
 }
 
 /// Names a new life of a node: the microsecond it starts.

@@ -145,7 +145,7 @@ impl Load {
         };
         let decision = self.limiter.check(&[charge], wall());
         assert_eq!(decision.outcome, Outcome::Admitted, "the table is large enough");
-        if decision.due {
+        if decision.due.is_due() {
             // What the gateway does; nobody here waits for the answer.
             drop(flusher.request());
         }

@@ -16,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::limit::SyncMode;
+use crate::replica::NodeId;
 
 use super::limits::most_used;
 use super::views::{ErrorView, ReadinessView};
-use super::{Node, TIMEOUT};
+use super::{Node, Refused, TIMEOUT};
 
-/// Largest body of `PUT /v1/mode`; the longest sensible one has 20 bytes.
+/// Largest body; the longest sensible one names a node, and has 80 bytes.
 const BODY_BYTES_MAX: usize = 1024;
 
 /// How many keys `/v1/limits` shows unless told, and at most.
@@ -29,7 +30,7 @@ const LIMITS_DEFAULT: usize = 100;
 const LIMITS_MAX: usize = 1000;
 
 /// Every endpoint with the methods it allows.
-const ENDPOINTS: [(&str, &str); 7] = [
+const ENDPOINTS: [(&str, &str); 9] = [
     ("/livez", "GET, HEAD"),
     ("/readyz", "GET, HEAD"),
     ("/metrics", "GET, HEAD"),
@@ -37,6 +38,8 @@ const ENDPOINTS: [(&str, &str); 7] = [
     ("/v1/limits", "GET, HEAD"),
     ("/v1/config", "GET, HEAD"),
     ("/v1/mode", "PUT"),
+    ("/v1/roster", "GET, HEAD"),
+    ("/v1/roster/forget", "POST"),
 ];
 
 /// Answers admin requests on behalf of a [`Node`].
@@ -107,6 +110,8 @@ impl Api {
             "/v1/limits" => self.limits(request.uri().query().unwrap_or("")).await,
             "/v1/config" => json(StatusCode::OK, &self.node.config()),
             "/v1/mode" => self.set_mode(request.into_body()).await,
+            "/v1/roster" => self.roster().await,
+            "/v1/roster/forget" => self.forget(request.into_body()).await,
             _ => not_found(),
         }
     }
@@ -153,15 +158,9 @@ impl Api {
         B::Data: Buf,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return refuse(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("a body has at most {BODY_BYTES_MAX} bytes"),
-                );
-            }
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, error),
+        let body = match read_body(body).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
         };
         let mode = match read_mode(&body) {
             Ok(mode) => mode,
@@ -171,6 +170,58 @@ impl Api {
             Ok(set) => json(StatusCode::OK, &set),
             Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
         }
+    }
+
+    async fn roster(&self) -> Answer {
+        match self.node.roster().await {
+            Ok(roster) => json(StatusCode::OK, &roster),
+            Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
+        }
+    }
+
+    async fn forget<B>(&self, body: B) -> Answer
+    where
+        B: Body + Send,
+        B::Data: Buf,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct ForgetRequest {
+            node: NodeId,
+        }
+        let body = match read_body(body).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
+        let node = match serde_json::from_slice::<ForgetRequest>(&body) {
+            Ok(request) => request.node,
+            Err(error) => {
+                let message = format!("{error}: expected {{\"node\":\"NODE_ID\"}}");
+                return refuse(StatusCode::BAD_REQUEST, message);
+            }
+        };
+        match self.node.forget(node).await {
+            Ok(forgotten) => json(StatusCode::OK, &forgotten),
+            Err(Refused::Conflict(message)) => refuse(StatusCode::CONFLICT, message),
+            Err(Refused::Unavailable(message)) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
+        }
+    }
+}
+
+async fn read_body<B>(body: B) -> Result<Bytes, Answer>
+where
+    B: Body + Send,
+    B::Data: Buf,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body has at most {BODY_BYTES_MAX} bytes"),
+        )),
+        Err(error) => Err(refuse(StatusCode::BAD_REQUEST, error)),
     }
 }
 
@@ -227,9 +278,7 @@ fn read_mode(body: &[u8]) -> Result<SyncMode, String> {
         false => text.to_owned(),
         true => {
             serde_json::from_str::<ModeRequest>(text)
-                .map_err(|error| {
-                    format!("{error}: expected {{\"mode\":\"local\"}} or {{\"mode\":\"gossip\"}}")
-                })?
+                .map_err(|error| format!("{error}: expected {{\"mode\":\"local\"}}, `gossip` or `bounded`"))?
                 .mode
         }
     };

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::admin::metrics::Metrics;
-use crate::admin::views::{LimitsView, ModeView, NodeState, NodeView, PeersView, SelfView};
+use crate::admin::views::{
+    ForgetView, LimitsView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView,
+};
 use crate::limit::significance::Significance;
 use crate::limit::{Charge, Hits, KeyHash, Limiter, RowRef, Rule, UnixMillis};
 use crate::replica::{Generation, ReplicaId};
@@ -112,7 +114,28 @@ impl Node for FakeNode {
         Ok(ModeView {
             mode,
             version: modes.len() as u64,
+            from: None,
         })
+    }
+
+    async fn roster(&self) -> Result<RosterView, String> {
+        Ok(RosterView {
+            bounded: true,
+            members: Vec::new(),
+            shares: Vec::new(),
+            inherited: vec!["b/7".to_owned()],
+            wills: Vec::new(),
+        })
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<ForgetView, Refused> {
+        match node.as_str() {
+            "b" => Ok(ForgetView {
+                forgotten: vec!["b/7".to_owned()],
+            }),
+            "stopped" => Err(Refused::Unavailable("it is stopping".to_owned())),
+            _ => Err(Refused::Conflict("this node is alive".to_owned())),
+        }
     }
 }
 
@@ -292,4 +315,43 @@ fn the_number_of_limits_shown_is_bounded_on_both_sides() {
     ] {
         assert!(limits_shown(wrong).is_err(), "{wrong} was accepted");
     }
+}
+
+#[test]
+fn the_roster_is_shown_and_a_node_forgotten_only_by_a_request_that_names_it() {
+    let node = Arc::new(FakeNode::new());
+    let (status, _, text) = ask(&node, None, get("/v1/roster"));
+    let roster: RosterView = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (status, roster.inherited),
+        (StatusCode::OK, vec!["b/7".to_owned()])
+    );
+    let forget = |body| {
+        let request = Request::post("/v1/roster/forget").body(body).unwrap();
+        let (status, _, text) = ask(&node, None, request);
+        (status.as_u16(), text)
+    };
+    assert_eq!(
+        forget("{\"node\":\"b\"}"),
+        (200, "{\"forgotten\":[\"b/7\"]}\n".to_owned())
+    );
+    for (body, status, part) in [
+        ("{\"node\":\"a\"}", 409, "alive"),
+        ("{\"node\":\"stopped\"}", 503, "stopping"),
+        ("{\"node\":\"no such name!\"}", 400, "node id"),
+        ("{\"nodes\":\"b\"}", 400, "expected"),
+        ("", 400, "expected"),
+    ] {
+        let (refused, text) = forget(body);
+        assert!(
+            refused == status && text.contains(part),
+            "{body}: {refused} {text}"
+        );
+    }
+    let (status, ..) = ask(&node, None, get("/v1/roster/forget"));
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    let request = Request::post("/v1/roster/forget")
+        .body("{\"node\":\"b\"}")
+        .unwrap();
+    assert_eq!(ask(&node, Some("secret"), request).0, StatusCode::UNAUTHORIZED);
 }

@@ -3,13 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use jiff::Timestamp;
-
 use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, UnixMillis};
 use crate::replica::ReplicaId;
 
 use super::Node;
-use super::views::{LimitView, LimitsView};
+use super::views::{LimitView, LimitsView, rfc3339};
 
 /// The `shown` most used counters of windows that have not ended.
 pub(super) async fn most_used(node: &dyn Node, shown: usize) -> LimitsView {
@@ -56,7 +54,7 @@ fn sweep(limiter: &Limiter, now: UnixMillis, shown: usize) -> (u64, Vec<(RowRef,
 }
 
 fn total(row: &RowView) -> u64 {
-    row.own.saturating_add(row.peers)
+    row.total()
 }
 
 fn periods_by_id(rules: &[Rule]) -> HashMap<RuleId, (&Rule, Period)> {
@@ -94,17 +92,10 @@ fn limit_view(
         peers: row.peers,
         total,
         remaining: row.limit.map(|limit| limit.saturating_sub(total)),
+        rights: row.bounded.then(|| row.rights()),
         replicas: counts
             .into_iter()
             .map(|(replica, count)| (replica.to_string(), count))
             .collect(),
     }
-}
-
-/// A moment that jiff cannot name (after the year 9999) shows as milliseconds.
-fn rfc3339(at: UnixMillis) -> String {
-    let timestamp = i64::try_from(at.0)
-        .ok()
-        .and_then(|millis| Timestamp::from_millisecond(millis).ok());
-    timestamp.map_or_else(|| at.0.to_string(), |timestamp| timestamp.to_string())
 }

@@ -11,8 +11,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::bounded::EscrowReading;
 use crate::limit::SyncMode;
-use crate::replication::ReplicationStats;
+use crate::replication::{ReplicationStats, TransferStats};
 
 /// Media type of the text (OpenMetrics 1.0, which every Prometheus since 2.5 reads).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -54,6 +55,14 @@ pub struct Metrics {
     pub config_mismatches: u64,
     /// What replication did.
     pub replication: ReplicationStats,
+    /// Members and shares of bounded mode.
+    pub roster: EscrowReading,
+    /// Roster and estate records of peers that could not be read.
+    pub records_malformed: u64,
+    /// How rights moved between nodes.
+    pub transfers: TransferStats,
+    /// How requests waited for rights.
+    pub waits: WaitReading,
 }
 
 /// How often one kind of decision was made.
@@ -76,6 +85,21 @@ pub struct HistogramReading {
     pub buckets: Vec<(f64, u64)>,
     /// Sum of all durations in seconds.
     pub sum_seconds: f64,
+}
+
+/// How requests waited for rights.
+#[derive(Clone, Debug, Default)]
+pub struct WaitReading {
+    /// Requests that began to wait.
+    pub started: u64,
+    /// Requests that found too many waiting.
+    pub turned_away: u64,
+    /// Waits that ended, by how.
+    pub ended: Vec<(&'static str, u64)>,
+    /// How long they were.
+    pub duration: HistogramReading,
+    /// Requests denied that lacked nothing but rights.
+    pub denied_short: u64,
 }
 
 /// Datagrams and bytes of the gossip socket.
@@ -114,7 +138,9 @@ impl Collector for Metrics {
         self.encode_requests(&mut out)?;
         self.encode_keys(&mut out)?;
         self.encode_gossip(&mut out)?;
-        self.encode_replication(&mut out)
+        self.encode_replication(&mut out)?;
+        self.encode_roster(&mut out)?;
+        self.encode_rights(&mut out)
     }
 }
 
@@ -244,6 +270,57 @@ impl Metrics {
         let help = "Frames sent to repair what a peer lacked";
         out.counter("replication_repairs", help, stats.repairs)
     }
+
+    fn encode_roster(&self, out: &mut Families<'_>) -> fmt::Result {
+        let roster = &self.roster;
+        let help = "Replicas that share limits in bounded mode, this one included";
+        out.gauge("roster_members", help, roster.members)?;
+        let help = "Of them, those that are dead or do not count this one";
+        out.gauge("roster_members_missing", help, roster.members_missing)?;
+        let help = "Window starts of which this node took its share";
+        out.counter("shares_decided", help, roster.shares_decided)?;
+        let help = "Windows in progress of bounded rules of which this node has no share";
+        out.gauge("shares_blocked", help, roster.shares_blocked)?;
+        let help = "Replicas that left and whose rights this node owns";
+        out.gauge("estates_inherited", help, roster.inherited)?;
+        let help = "Roster and estate records of peers that could not be read";
+        out.counter("records_malformed", help, self.records_malformed)
+    }
+
+    fn encode_rights(&self, out: &mut Families<'_>) -> fmt::Result {
+        let transfers = &self.transfers;
+        out.counter(
+            "rights_asks",
+            "Asks for rights sent, repeated ones included",
+            transfers.asks,
+        )?;
+        let help = "Asks of this node that were answered with nothing left";
+        out.counter("rights_asks_empty", help, transfers.answers_empty)?;
+        let moved = [("granted", transfers.granted), ("received", transfers.received)];
+        out.counters("rights_moved", "Hits of rights that moved", "direction", &moved)?;
+        let help = "Counters of which rights moved or were asked for";
+        out.gauge("rights_rows", help, transfers.rows)?;
+        let help = "Of them, those of which no live node has rights left";
+        out.gauge("rights_rows_exhausted", help, transfers.exhausted)?;
+        let waits = &self.waits;
+        out.counter(
+            "rights_waits_started",
+            "Requests that waited for rights",
+            waits.started,
+        )?;
+        let help = "Requests that found too many others waiting for rights";
+        out.counter("rights_waits_turned_away", help, waits.turned_away)?;
+        out.counters(
+            "rights_waits",
+            "Waits for rights that ended",
+            "outcome",
+            &waits.ended,
+        )?;
+        let help = "Time that requests waited for rights";
+        out.histogram("rights_wait_seconds", help, &waits.duration)?;
+        let help = "Requests denied that lacked nothing but rights, which other nodes may have had";
+        out.counter("denied_short_of_rights", help, waits.denied_short)
+    }
 }
 
 /// Writes whole families, each with its description.
@@ -346,12 +423,29 @@ mod tests {
             },
             peer_clock_offsets_ms: vec![("b".into(), -1500)],
             config_mismatches: 1,
+            roster: EscrowReading {
+                members: 3,
+                members_missing: 1,
+                ..EscrowReading::default()
+            },
+            transfers: TransferStats {
+                granted: 40,
+                ..TransferStats::default()
+            },
+            waits: WaitReading {
+                ended: vec![("served", 6)],
+                ..WaitReading::default()
+            },
             ..Metrics::default()
         };
         let text = metrics.encode().unwrap();
         for expected in [
             "weir_ready 1",
             "weir_sync_mode{mode=\"gossip\"} 1",
+            "weir_roster_members 3",
+            "weir_roster_members_missing 1",
+            "weir_rights_moved_total{direction=\"granted\"} 40",
+            "weir_rights_waits_total{outcome=\"served\"} 6",
             "weir_sync_mode{mode=\"local\"} 0",
             "weir_requests_total{status_class=\"2xx\"} 7",
             "weir_decisions_total{outcome=\"denied\"} 3",

@@ -24,10 +24,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
-use crate::replica::ReplicaId;
+use crate::replica::{NodeId, ReplicaId};
 
 use self::metrics::Metrics;
-use self::views::{ModeView, PeersView};
+use self::views::{ForgetView, ModeView, PeersView, RosterView};
 
 /// Most connections at once; more wait in the kernel's backlog. A few scrapers, probes and operators.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -64,6 +64,25 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// Why it cannot; nothing changed.
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String>;
+    /// Who shares limits in bounded mode.
+    ///
+    /// # Errors
+    /// Why it cannot be told.
+    async fn roster(&self) -> Result<RosterView, String>;
+    /// Declares that `node` is gone for good, and that its process has stopped.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing changed.
+    async fn forget(&self, node: NodeId) -> Result<ForgetView, Refused>;
+}
+
+/// Why the node did not do what an operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// As things stand it would be wrong, and why.
+    Conflict(String),
+    /// It cannot, and why.
+    Unavailable(String),
 }
 
 /// The listener, bound but not yet answering: connections wait until [`AdminListener::serve`].

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::limit::SyncMode;
+use crate::limit::{SyncMode, UnixMillis};
 
 /// `GET /v1/peers`: this node and the others it knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,7 +103,7 @@ pub struct LimitView {
     pub window_end: String,
     /// Most hits in the window.
     pub limit: Option<u64>,
-    /// Hits admitted by this node.
+    /// Hits admitted by this node; in bounded mode with the rights that it gave away.
     pub own: u64,
     /// Hits admitted by the others, as far as known here.
     pub peers: u64,
@@ -110,17 +111,91 @@ pub struct LimitView {
     pub total: u64,
     /// What is left of the limit.
     pub remaining: Option<u64>,
+    /// In bounded mode: what this node may still admit without asking anybody.
+    #[serde(default)]
+    pub rights: Option<u64>,
     /// Hits by `node/generation`.
     pub replicas: BTreeMap<String, u64>,
 }
 
 /// The answer to `PUT /v1/mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModeView {
-    /// The mode now in force on this node and on its way to the others.
+    /// The mode now set on this node and on its way to the others.
     pub mode: SyncMode,
     /// Counts the changes of mode; the highest wins over the cluster.
     pub version: u64,
+    /// Where bounded mode is involved: the mode holds for windows that start after this instant, RFC 3339.
+    /// `null` when it holds at once.
+    #[serde(default)]
+    pub from: Option<String>,
+}
+
+/// `GET /v1/roster`: who shares limits in bounded mode, as the asked node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterView {
+    /// Some rule is bounded, or was since the node started; all else is empty until then.
+    pub bounded: bool,
+    /// Everybody counted, and the departed who still matter.
+    pub members: Vec<MemberView>,
+    /// The window in progress of every period in use.
+    pub shares: Vec<ShareView>,
+    /// Replicas, `node/generation`, whose rights the node owns.
+    pub inherited: Vec<String>,
+    /// The will of the node, and those that name it heir.
+    pub wills: Vec<WillView>,
+}
+
+/// One member of the roster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its name.
+    pub node_id: String,
+    /// The microsecond it started, Unix time.
+    pub generation: u64,
+    /// Since when the asked node counts it, RFC 3339.
+    pub from: String,
+    /// Windows that start later are none of its business; `null` for who did not depart.
+    pub departed_until: Option<String>,
+    /// Since when membership calls it dead; `null` while it is alive.
+    pub dead_since: Option<String>,
+    /// Whether it counts the asked node.
+    pub lists_this_node: bool,
+    /// Whether it has ever taken a share.
+    pub active: bool,
+}
+
+/// The window in progress of one period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareView {
+    /// Length of the window, such as `minute` or `10s`.
+    pub period: String,
+    /// First moment of the window, RFC 3339.
+    pub window_start: String,
+    /// First moment after the window, RFC 3339.
+    pub window_end: String,
+    /// Among how many members the node shares the limits; `null` while it has no share.
+    pub members: Option<usize>,
+    /// Why it has none.
+    pub blocked: Option<String>,
+}
+
+/// Who leaves its rights to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WillView {
+    /// The replica that leaves, `node/generation`.
+    pub leaver: String,
+    /// The replica that inherits.
+    pub heir: String,
+    /// Whether the heir owns everything.
+    pub executed: bool,
+}
+
+/// The answer to `POST /v1/roster/forget`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetView {
+    /// The replicas, `node/generation`, that departed.
+    pub forgotten: Vec<String>,
 }
 
 /// `GET /readyz`: whether traffic should come here, and if not, why.
@@ -137,4 +212,13 @@ pub struct ReadinessView {
 pub struct ErrorView {
     /// What is wrong and what would be right.
     pub message: String,
+}
+
+/// An instant as RFC 3339; one that jiff cannot name (after the year 9999) as milliseconds.
+#[must_use]
+pub fn rfc3339(at: UnixMillis) -> String {
+    let timestamp = i64::try_from(at.0)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    timestamp.map_or_else(|| at.0.to_string(), |timestamp| timestamp.to_string())
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::limit::UnixMillis;
+use crate::limit::{SyncMode, UnixMillis};
 use crate::replica::ReplicaId;
 
 /// Why a replica takes no share of a window. Nothing changed; asking again later may succeed, except after
@@ -53,6 +53,14 @@ pub enum Blocked {
         /// The configured minimum.
         needed: usize,
     },
+    /// A member decides the window by another mode, or does not say by which: it may admit without rights.
+    #[error("member {member} {}", mode_text(.mode))]
+    OtherMode {
+        /// The member; this node itself while a switch has not reached the window.
+        member: ReplicaId,
+        /// The mode, where it is known.
+        mode: Option<SyncMode>,
+    },
     /// This replica published that it leaves.
     #[error("this node is leaving")]
     Leaving,
@@ -69,4 +77,11 @@ pub enum Blocked {
 
 fn since_text(since: &Option<UnixMillis>) -> String {
     since.map_or(String::new(), |at| format!(" (dead since {})", at.0))
+}
+
+fn mode_text(mode: &Option<SyncMode>) -> String {
+    mode.map_or_else(
+        || "has not said by which mode it decides this window".to_owned(),
+        |mode| format!("decides this window as {mode}"),
+    )
 }

@@ -5,10 +5,12 @@
 //! draw no randomness: what was heard and the time come in as arguments, and what to publish comes out.
 //!
 //! In reading order: [`record`](RosterRecord) (what a replica publishes), [`Roster`] (who takes a share of
-//! which window), [`Membership`] (how large it is), [`Rights`] (how it moves), [`Estate`] (who inherits it).
+//! which window), [`Membership`] (how large it is), [`Rights`] (how it moves), [`Estate`] (who inherits it),
+//! [`Escrow`] (one node's roster and estate at work).
 //! `rules` names the parts that the model checker breaks one at a time, to show that each is needed.
 
 mod blocked;
+mod escrow;
 #[cfg(test)]
 mod model;
 mod record;
@@ -25,8 +27,12 @@ mod will;
 mod will_tests;
 
 pub use blocked::Blocked;
+pub use escrow::{
+    AnnouncedMode, Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, PeriodStatus, Sight,
+    WillStatus,
+};
 pub use record::{RecordError, RosterRecord};
-pub use rights::{Account, Answer, Ask, Rights};
+pub use rights::{Account, Answer, Ask, Rights, allowance};
 pub use roster::{MemberStatus, Roster, RosterConfig};
-pub use share::{Membership, ShareTable, priority};
+pub use share::{Membership, ShareTable, priority, replica_hash};
 pub use will::{Bequest, Estate, EstateError, EstateRecord, Will, heir};

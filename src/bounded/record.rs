@@ -43,11 +43,11 @@ pub enum RecordError {
 }
 
 impl RosterRecord {
-    /// Most members, and most departed, that a record holds: chitchat's own ceiling on live node ids is
-    /// a few hundred, and a rolling update briefly doubles them.
-    pub const ENTRIES_MAX: usize = 512;
+    /// Most members, and most departed, that a record holds: with every entry at its longest, a record still
+    /// fits one membership datagram, beyond which it would reach nobody.
+    pub const ENTRIES_MAX: usize = 256;
     /// Longest text: every entry at its longest, a node id of 64 bytes and two numbers of 20 digits.
-    pub const BYTES_MAX: usize = 2 * Self::ENTRIES_MAX * 120 + 256;
+    pub const BYTES_MAX: usize = 2 * Self::ENTRIES_MAX * 112 + 256;
 
     /// The record as text, for a membership key-value.
     #[must_use]
@@ -148,7 +148,7 @@ mod tests {
         record.departed.clear();
         record.members = entries(RosterRecord::ENTRIES_MAX + 1);
         let refused = RosterRecord::from_text(&record.to_text());
-        assert!(matches!(refused, Err(RecordError::TooMany(513))), "{refused:?}");
+        assert!(matches!(refused, Err(RecordError::TooMany(257))), "{refused:?}");
         let long = " ".repeat(RosterRecord::BYTES_MAX + 1);
         assert!(matches!(
             RosterRecord::from_text(&long),

@@ -18,6 +18,17 @@ const ASKED_MAX: usize = 3;
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_millis(80);
 
+/// What a replica may consume of one row in all, in its own name: the shares it took or inherited, and the
+/// grants to all whose rows are its own, less what the others of them `consumed`.
+pub fn allowance(
+    shares: u64,
+    grants: impl IntoIterator<Item = u64>,
+    consumed: impl IntoIterator<Item = u64>,
+) -> u64 {
+    let all = grants.into_iter().fold(shares, u64::saturating_add);
+    consumed.into_iter().fold(all, u64::saturating_sub)
+}
+
 /// The rights of one row that decisions spend, as the transfer rules see them.
 pub trait Account {
     /// Hits that could still be admitted here.
@@ -91,7 +102,7 @@ impl<P: Copy + Ord> Rights<P> {
 
     /// The grants to publish with the row: taker and cumulative hits, each only ever rising.
     pub fn granted(&self) -> impl Iterator<Item = (P, u64)> {
-        self.granted.iter().copied()
+        self.granted.iter().copied().filter(|(_, hits)| *hits > 0)
     }
 
     /// Of what was consumed, the hits that were admitted here rather than granted away.
@@ -100,6 +111,15 @@ impl<P: Copy + Ord> Rights<P> {
         self.granted
             .iter()
             .fold(consumed, |rest, (_, hits)| rest.saturating_sub(*hits))
+    }
+
+    /// What this replica has granted to `taker`.
+    #[must_use]
+    pub fn granted_to(&self, taker: P) -> u64 {
+        let mut granted = self.granted.iter();
+        granted
+            .find(|(other, _)| *other == taker)
+            .map_or(0, |(_, hits)| *hits)
     }
 
     /// The hits of the largest request that waits for rights; 0 when none does.
@@ -133,6 +153,8 @@ impl<P: Copy + Ord> Rights<P> {
                 empty: true,
                 ..Asked::default()
             };
+        } else {
+            self.handle_gain_of(giver);
         }
         gained
     }
@@ -167,7 +189,8 @@ impl<P: Copy + Ord> Rights<P> {
         }
     }
 
-    /// Half of what is left, and at least what the asker needs if that is there. Of two that both lack
+    /// Half of what is left, and at least what the asker needs if that is there. Who only looks ahead does not
+    /// get the odd one: the last right stays where it is until somebody needs it. Of two that both lack
     /// rights for a waiting request, one yields all and the other nothing: halves would go back and forth
     /// for ever.
     fn offer(&self, left: u64, need: u64, asker_first: bool) -> u64 {
@@ -175,6 +198,7 @@ impl<P: Copy + Ord> Rights<P> {
         match (lacking, need > 0 && asker_first) {
             (true, true) => left,
             (true, false) => 0,
+            (false, _) if need == 0 => left / 2,
             (false, _) => need.max(left.div_ceil(2)).min(left),
         }
     }
@@ -212,10 +236,11 @@ impl<P: Copy + Ord> Rights<P> {
             .collect()
     }
 
-    /// When an unanswered ask is due again.
+    /// When the first of the asks that are in flight at `now` is due again.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Duration> {
-        self.asked.iter().filter_map(|(_, asked)| asked.retry_at).min()
+    pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
+        let retries = self.asked.iter().filter_map(|(_, asked)| asked.retry_at);
+        retries.filter(|at| *at > now).min()
     }
 
     /// Every live peer has answered that it has nothing, and nothing was heard since: what is lacking here

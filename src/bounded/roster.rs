@@ -125,7 +125,16 @@ impl Roster {
 
     /// Membership names `peer`: it is counted from now on.
     pub fn handle_peer(&mut self, peer: &ReplicaId, now: UnixMillis) {
-        self.update(now, |roster| roster.add(peer));
+        if !self.is_known(peer) {
+            self.update(now, |roster| roster.add(peer));
+        }
+    }
+
+    /// `peer` said goodbye without a record that says so: it counts nothing any more.
+    pub fn handle_goodbye(&mut self, peer: &ReplicaId, now: UnixMillis) {
+        if *peer != self.me && self.own.members.contains_key(peer) {
+            self.update(now, |roster| roster.give_up(peer));
+        }
     }
 
     /// The record of `owner` as it was published at some time. Older versions than the one held change
@@ -176,9 +185,11 @@ impl Roster {
             .filter(|(_, since)| expired(since))
             .map(|(id, _)| id.clone())
             .collect();
-        self.update(now, |roster| {
-            gone.iter().for_each(|replica| roster.give_up(replica));
-        });
+        if !gone.is_empty() {
+            self.update(now, |roster| {
+                gone.iter().for_each(|replica| roster.give_up(replica));
+            });
+        }
     }
 
     /// The membership under which this replica takes its share of windows that start at `start`. Decided

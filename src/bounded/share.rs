@@ -43,7 +43,7 @@ impl Membership {
         ids.dedup();
         let holder = ids.binary_search(holder).ok()?;
         let hashed = |id: ReplicaId| Member {
-            hash: member_hash(&id),
+            hash: replica_hash(&id),
             id,
         };
         let members = ids.into_iter().map(hashed).collect();
@@ -120,17 +120,27 @@ impl Membership {
 /// every node.
 #[must_use]
 pub fn priority(replica: &ReplicaId, key: KeyHash, window: Window) -> u64 {
-    mix(member_hash(replica) ^ row_salt(key, window))
+    mix(replica_hash(replica) ^ row_salt(key, window))
 }
 
-/// The memberships under which this node holds shares, by window start: its own, and those it inherited.
+/// The memberships under which one replica holds shares, by window start: its own, and those it inherited.
 /// Read by every new row without a lock; replaced as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ShareTable {
+    owner: ReplicaId,
     held: ArcSwap<Vec<Arc<Membership>>>,
 }
 
 impl ShareTable {
+    /// The table of `owner`, without any share.
+    #[must_use]
+    pub fn new(owner: ReplicaId) -> Self {
+        Self {
+            owner,
+            held: ArcSwap::default(),
+        }
+    }
+
     /// Replaces what is held. Several memberships of one start add up.
     pub fn replace(&self, held: impl IntoIterator<Item = Arc<Membership>>) {
         let mut held: Vec<_> = held.into_iter().collect();
@@ -138,28 +148,70 @@ impl ShareTable {
         held.sort_by_key(|membership| Reverse(membership.start));
         self.held.store(Arc::new(held));
     }
+
+    /// The shares of `limit` that those replicas hold which `counts`: with what was inherited, to be spent
+    /// only less what the others of them consumed.
+    #[must_use]
+    pub fn share_of(
+        &self,
+        counts: impl Fn(&ReplicaId) -> bool,
+        limit: u64,
+        key: KeyHash,
+        window: Window,
+    ) -> u64 {
+        let held = self.held.load();
+        of_start(&held, window.start)
+            .filter(|membership| counts(membership.holder()))
+            .fold(0, |sum, membership| {
+                sum.saturating_add(membership.share(limit, key, window))
+            })
+    }
+
+    /// Whether a share of `holder` is held.
+    #[must_use]
+    pub fn holds(&self, holder: &ReplicaId) -> bool {
+        let held = self.held.load();
+        held.iter().any(|membership| membership.holder() == holder)
+    }
+
+    /// What `member` may hold of a row at the start of its window as this replica sees it; `None` while it
+    /// holds no membership of that start to judge by.
+    #[must_use]
+    pub fn estimate(&self, member: &ReplicaId, limit: u64, key: KeyHash, window: Window) -> Option<u64> {
+        let held = self.held.load();
+        let membership = of_start(&held, window.start).next()?;
+        Some(membership.estimate(member, limit, key, window))
+    }
 }
 
+fn of_start(held: &[Arc<Membership>], start: UnixMillis) -> impl Iterator<Item = &Arc<Membership>> {
+    let first = held.partition_point(|membership| membership.start > start);
+    let rest = held.get(first..).unwrap_or_default();
+    rest.iter()
+        .take_while(move |membership| membership.start == start)
+}
+
+/// What a new row begins with is the owner's own share alone. Inherited shares are less what their former
+/// owners consumed, which the thread that makes a row cannot know: replication adds them, row by row.
 impl Shares for ShareTable {
     fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
-        let held = self.held.load();
-        let first = held.partition_point(|membership| membership.start > window.start);
-        let of_start = held[first..]
-            .iter()
-            .take_while(|membership| membership.start == window.start);
-        of_start
-            .map(|membership| membership.share(limit, key, window))
-            .sum()
+        self.share_of(|holder| *holder == self.owner, limit, key, window)
+    }
+
+    fn is_decided(&self, start: UnixMillis) -> bool {
+        of_start(&self.held.load(), start).next().is_some()
     }
 }
 
 /// How near `candidate` is to `leaver`, for the choice of heirs. The same on every node.
 pub(super) fn affinity(leaver: &ReplicaId, candidate: &ReplicaId) -> u64 {
-    mix(member_hash(leaver) ^ mix(member_hash(candidate)))
+    mix(replica_hash(leaver) ^ mix(replica_hash(candidate)))
 }
 
-/// Hides nothing, and must be the same in every version: all members rank each other by it.
-fn member_hash(id: &ReplicaId) -> u64 {
+/// What replicas are ranked by, and what grants name their takers by. Hides nothing, and must be the same in
+/// every version: all members rank each other by it.
+#[must_use]
+pub fn replica_hash(id: &ReplicaId) -> u64 {
     let mut hasher = SipHasher24::new_with_key(b"weir member rank");
     hasher.write(id.node.as_str().as_bytes());
     hasher.write(&[0xff]);
@@ -249,13 +301,23 @@ mod tests {
     }
 
     #[test]
-    fn a_table_answers_for_the_windows_it_holds_and_adds_what_was_inherited() {
-        let table = ShareTable::default();
+    fn a_table_gives_new_rows_the_own_share_and_keeps_inherited_ones_apart() {
+        let table = ShareTable::new(replica(0));
         let key = KeyHash(1);
         assert_eq!(table.share(12, key, WINDOW), 0);
+        assert!(!table.is_decided(WINDOW.start));
+        assert_eq!(table.estimate(&replica(1), 12, key, WINDOW), None);
         let later = Membership::try_new(UnixMillis(120_000), &replica(0), [replica(0)]).unwrap();
         table.replace([view(0, &[0, 1, 2]), view(1, &[0, 1, 2]), later].map(Arc::new));
-        assert_eq!(table.share(12, key, WINDOW), 8);
+        assert_eq!(table.share(12, key, WINDOW), 4);
+        assert_eq!(table.share_of(|_| true, 12, key, WINDOW), 8);
+        assert_eq!(table.share_of(|id| *id == replica(1), 12, key, WINDOW), 4);
+        assert_eq!(table.estimate(&replica(2), 12, key, WINDOW), Some(4));
+        let starts = [0, 60_000, 60_001, 120_000, 180_000].map(UnixMillis);
+        assert_eq!(
+            starts.map(|start| table.is_decided(start)),
+            [false, true, false, true, false]
+        );
         let hour = Window {
             start: UnixMillis(120_000),
             end: UnixMillis(3_720_000),

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::limit::{KeyHash, UnixMillis, Window};
 use crate::replica::ReplicaId;
 
+use super::rights::allowance;
 use super::rules::Rules;
 use super::share::{Membership, affinity};
 
@@ -270,8 +271,11 @@ impl Estate {
         let memberships = self.memberships().map(Arc::as_ref).chain(taken);
         let shares = memberships.map(|membership| membership.share(limit, key, window));
         let grants = self.inherited().chain([&self.me]).map(received);
-        let all = shares.chain(grants).fold(0, u64::saturating_add);
-        self.inherited().map(consumed).fold(all, u64::saturating_sub)
+        allowance(
+            shares.fold(0, u64::saturating_add),
+            grants,
+            self.inherited().map(consumed),
+        )
     }
 
     /// Forgets the inherited shares of all windows but those that start at one of `open`, and the
@@ -282,6 +286,17 @@ impl Estate {
                 .retain(|membership| open.contains(&membership.start()));
             !part.shares.is_empty() || has_rows(replica)
         });
+    }
+
+    /// Forgets the acknowledgements of leavers that are not `known` any more and of whom nothing inherited is
+    /// left: nobody waits for them, and if such a will came back, it would give nothing.
+    pub fn forget_executed(&mut self, known: impl Fn(&ReplicaId) -> bool) {
+        let before = self.own.executed.len();
+        let inherited = &self.inherited;
+        self.own
+            .executed
+            .retain(|leaver| known(leaver) || inherited.contains_key(leaver));
+        self.own.version += u64::from(self.own.executed.len() != before);
     }
 
     #[cfg(test)]

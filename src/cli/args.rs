@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::limit::{SyncMode, WindowLimit};
+use crate::replica::NodeId;
 use crate::sim::Pattern;
 
 /// An API gateway that keeps one rate limit across a whole cluster, without Redis.
@@ -38,6 +39,8 @@ pub enum Command {
     Sim(SimArgs),
     /// Switch the sync mode of a whole running cluster through one of its nodes.
     Mode(ModeArgs),
+    /// Show who shares limits in bounded mode, or give up a node that is gone for good.
+    Roster(RosterArgs),
     /// Print a new random key for sealing gossip.
     Keygen(KeygenArgs),
 }
@@ -417,6 +420,45 @@ pub struct ModeArgs {
     /// Bearer token of the admin API.
     #[arg(long, env = "WEIR_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+}
+
+/// Flags of `weir roster`.
+#[derive(Clone, Debug, Args)]
+pub struct RosterArgs {
+    /// What to do [default: list].
+    #[command(subcommand)]
+    pub command: Option<RosterCommand>,
+    /// Admin address of any node of the cluster.
+    #[arg(
+        long,
+        global = true,
+        env = "WEIR_ADMIN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:8001"
+    )]
+    pub admin: SocketAddr,
+    /// Bearer token of the admin API.
+    #[arg(
+        long,
+        global = true,
+        env = "WEIR_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub token: Option<String>,
+}
+
+/// What `weir roster` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RosterCommand {
+    /// Show the members, and which windows have shares or why not.
+    List,
+    /// Give up a node that is gone for good and whose process has stopped: its share goes to the others from
+    /// the next windows on. If it still runs, cut off from here, up to one more limit may be admitted.
+    Forget {
+        /// Its node id.
+        node: NodeId,
+    },
 }
 
 /// Flags of `weir keygen`.

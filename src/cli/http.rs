@@ -14,6 +14,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::admin::views::ErrorView;
+
 /// Longest wait for one exchange, from connecting to the last byte of the body: well above what an
 /// admin request costs, short enough that a command does not seem to hang.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +71,20 @@ pub async fn request(
     body: Bytes,
 ) -> anyhow::Result<Response> {
     Client::new(address)?.request(method, path, headers, body).await
+}
+
+/// An admin answer that says 200.
+///
+/// # Errors
+/// Any other one, with the reason that its body gives.
+pub fn success(answer: &Response) -> anyhow::Result<&Response> {
+    if answer.status == StatusCode::OK {
+        return Ok(answer);
+    }
+    let error: ErrorView = answer
+        .json()
+        .with_context(|| format!("status {}", answer.status))?;
+    bail!("{} ({})", error.message, answer.status)
 }
 
 /// The headers of an admin request: JSON, and the bearer token if there is one.

@@ -10,6 +10,7 @@ pub mod echo;
 pub mod http;
 pub mod keygen;
 pub mod mode;
+pub mod roster;
 pub mod run;
 pub mod sim;
 
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Demo(args) => block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Mode(args) => block_on(mode::run(&args)).map(|()| ExitCode::SUCCESS),
+        Command::Roster(args) => block_on(roster::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Keygen(_) => keygen::run().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };

@@ -1,16 +1,16 @@
-//! `weir mode`: switches the sync mode of a whole running cluster, and waits until it is in force.
+//! `weir mode`: switches the sync mode of a whole running cluster, and waits until every node knows.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
-use crate::admin::views::{ErrorView, ModeView, NodeState, NodeView, PeersView};
+use crate::admin::views::{ModeView, NodeState, NodeView, PeersView};
 use crate::limit::SyncMode;
 
 use super::args::ModeArgs;
-use super::http::{Client, Response, admin_headers};
+use super::http::{Client, admin_headers, success};
 
 /// How long the switch may take to reach every live node: fifty rounds of gossip at its default pace.
 const SPREAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,7 +18,8 @@ const SPREAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two looks at the cluster.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Switches the cluster of the node at `--admin`, and prints on how many nodes the mode is in force.
+/// Switches the cluster of the node at `--admin`, and prints how many nodes know, and from when on the mode is
+/// in force.
 ///
 /// # Errors
 /// The node refuses or does not answer, or some live node still reports another mode after 5 seconds;
@@ -33,8 +34,18 @@ pub async fn run(args: &ModeArgs) -> anyhow::Result<()> {
     let answer: ModeView = success(&answer)?.json()?;
     let nodes = await_everywhere(&mut client, &headers, answer.mode).await?;
     let noun = if nodes == 1 { "node" } else { "nodes" };
-    println!("mode {}, in force on {nodes} {noun}", answer.mode);
+    println!("{}", report(&answer, nodes, noun));
     Ok(())
+}
+
+fn report(answer: &ModeView, nodes: usize, noun: &str) -> String {
+    let mode = answer.mode;
+    match &answer.from {
+        None => format!("mode {mode}, in force on {nodes} {noun}"),
+        Some(from) => {
+            format!("mode {mode}, known on {nodes} {noun}; in force for windows that start after {from}")
+        }
+    }
 }
 
 /// Polls until no live node lags, and returns how many there are.
@@ -75,16 +86,6 @@ fn laggards(peers: &PeersView, mode: SyncMode) -> Vec<String> {
 fn live_nodes(peers: &PeersView) -> impl Iterator<Item = &NodeView> {
     let others = peers.peers.iter().filter(|node| node.state == NodeState::Live);
     std::iter::once(&peers.this.node).chain(others)
-}
-
-fn success(answer: &Response) -> anyhow::Result<&Response> {
-    if answer.status == StatusCode::OK {
-        return Ok(answer);
-    }
-    let error: ErrorView = answer
-        .json()
-        .with_context(|| format!("status {}", answer.status))?;
-    bail!("{} ({})", error.message, answer.status)
 }
 
 #[cfg(test)]
@@ -132,5 +133,16 @@ mod tests {
             ["d (still gossip)", "e (mode unknown)"]
         );
         assert_eq!(live_nodes(&peers).count(), 4);
+        let mut answer = ModeView {
+            mode: SyncMode::Bounded,
+            version: 1,
+            from: Some("2026-01-05T12:00:05Z".to_owned()),
+        };
+        assert_eq!(
+            report(&answer, 4, "nodes"),
+            "mode bounded, known on 4 nodes; in force for windows that start after 2026-01-05T12:00:05Z"
+        );
+        answer.from = None;
+        assert_eq!(report(&answer, 1, "node"), "mode bounded, in force on 1 node");
     }
 }

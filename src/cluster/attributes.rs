@@ -6,10 +6,14 @@ use std::net::SocketAddr;
 
 use super::members::{Attributes, Presence};
 
-/// Key of the newest sync mode, `VERSION:MODE`.
+/// Key of the newest sync mode, `VERSION:MODE` or `VERSION:MODE:FROM`.
 pub(super) const MODE: &str = "mode";
 /// Key of the leaving mark.
 pub(super) const PRESENCE: &str = "leaving";
+
+/// Key of the roster record, and of the estate record.
+pub(super) const ROSTER: &str = "roster";
+pub(super) const ESTATE: &str = "estate";
 
 const VERSION: &str = "version";
 const CONFIG_DIGEST: &str = "config";
@@ -43,7 +47,8 @@ pub(super) fn to_key_values(attributes: &Attributes) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Reads attributes back; a value that is missing or not understood counts as not published.
+/// Reads attributes back, but for the records, which [`super::records`] reads; a value that is missing or not
+/// understood counts as not published.
 pub(super) fn from_key_values<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Attributes {
     let text = |key| {
         let short = value(key).filter(|text| text.len() <= TEXT_BYTES_MAX);
@@ -65,6 +70,8 @@ pub(super) fn from_key_values<'a>(value: impl Fn(&str) -> Option<&'a str>) -> At
             Some("left") => Presence::Left,
             _ => Presence::Staying,
         },
+        roster: None,
+        estate: None,
     }
 }
 
@@ -83,7 +90,7 @@ mod tests {
     use std::collections::HashMap;
 
     use crate::cluster::mode::ModeVersion;
-    use crate::limit::SyncMode;
+    use crate::limit::{SyncMode, UnixMillis};
 
     use super::*;
 
@@ -92,11 +99,12 @@ mod tests {
         let attributes = Attributes {
             version: "0.1.0".to_owned(),
             config_digest: "0123456789abcdef".to_owned(),
-            mode: Some(ModeVersion::configured(SyncMode::Local).next(SyncMode::Gossip)),
+            mode: Some(ModeVersion::configured(SyncMode::Local).next(SyncMode::Gossip, UnixMillis(0))),
             admin: Some(([127, 0, 0, 1], 8001).into()),
             listen: vec![([127, 0, 0, 1], 8000).into(), ([10, 0, 0, 1], 80).into()],
             frame_version: Some(2),
             presence: Presence::Leaving,
+            ..Attributes::default()
         };
         let published: HashMap<_, _> = to_key_values(&attributes).into_iter().collect();
         let read = from_key_values(|key| published.get(key).map(String::as_str));

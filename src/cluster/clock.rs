@@ -38,6 +38,14 @@ impl Clock {
         self.start.elapsed()
     }
 
+    /// When, on the monotonic clock, the wall clock will have reached `at`; finer than its milliseconds, since
+    /// requests wait for what is done at the start of a window.
+    pub(super) fn deadline(self, at: UnixMillis) -> Duration {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ahead = Duration::from_millis(at.0).saturating_sub(wall);
+        self.monotonic().saturating_add(ahead)
+    }
+
     /// Sleeps until `deadline` on the monotonic clock.
     pub(super) async fn sleep_until(self, deadline: Duration) {
         let instant = self.start.checked_add(deadline);

@@ -35,6 +35,7 @@ struct Setup<'a> {
     key_file: Option<PathBuf>,
     seeds: Vec<String>,
     limit: &'a str,
+    mode: SyncMode,
 }
 
 fn setup(name: &str) -> Setup<'_> {
@@ -45,6 +46,7 @@ fn setup(name: &str) -> Setup<'_> {
         key_file: None,
         seeds: Vec::new(),
         limit: "5/day",
+        mode: SyncMode::Gossip,
     }
 }
 
@@ -64,6 +66,9 @@ impl Setup<'_> {
         );
         let mut config = Config::from_yaml("test.yaml", &text).unwrap();
         config.cluster.seeds = self.seeds.clone();
+        config.sync.mode = self.mode;
+        config.bounded.min_roster = 2;
+        config.bounded.skew = Duration::from_millis(50);
         config.cluster.key = self.key.clone().filter(|_| self.key_file.is_none());
         config.cluster.key_file = self.key_file.clone();
         config
@@ -94,7 +99,7 @@ impl Node {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let now = UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap());
         let decision = self.limiter.check(&[charge], now);
-        if decision.due {
+        if decision.due.is_due() {
             drop(self.cluster.flusher().request());
         }
         decision.outcome == Outcome::Admitted
@@ -264,6 +269,92 @@ async fn a_mode_set_on_one_node_reaches_all_and_those_that_join_later() {
     let back = late.cluster.set_mode(SyncMode::Gossip).await.unwrap();
     assert_eq!(back.version, 2);
     until("the newer mode wins", || c.limiter.mode() == SyncMode::Gossip).await;
+}
+
+/// The divisors under which the nodes hold shares of their windows in progress.
+async fn divisors(nodes: &[&Node]) -> Vec<Option<usize>> {
+    let mut divisors = Vec::new();
+    for node in nodes {
+        let status = node.cluster.roster().await.unwrap();
+        divisors.push(status.periods.first().and_then(|period| period.divisor));
+    }
+    divisors
+}
+
+async fn until_shared_by(nodes: &[&Node], divisor: usize) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let divisors = divisors(nodes).await;
+        if divisors.iter().all(|held| *held == Some(divisor)) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "not shared by {divisor} within {DEADLINE:?}: {divisors:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn three_nodes_in_bounded_mode_share_windows_and_one_that_leaves_names_an_heir() {
+    let bounded = |name| Setup {
+        limit: "30/second",
+        mode: SyncMode::Bounded,
+        ..setup(name)
+    };
+    let a = bounded("a").start();
+    let [b, c] = ["b", "c"].map(|name| bounded(name).joining(&a).start());
+    until_shared_by(&[&a, &b, &c], 3).await;
+    let left = c.cluster.leave(DEADLINE).await.unwrap();
+    assert_eq!(left, LeaveOutcome::Acknowledged, "the heir owns its rights");
+    let wills = |node: &Node| {
+        let members = node.cluster.members();
+        let left = members
+            .into_iter()
+            .find(|member| member.replica.node.as_str() == "c");
+        left.and_then(|member| member.attributes.estate.clone()?.will.clone())
+    };
+    let will = wills(&a).or_else(|| wills(&b)).expect("the will was published");
+    let heir = [&a, &b].into_iter().find(|node| {
+        let own = node.cluster.members().into_iter().find(|member| member.is_self);
+        own.is_some_and(|member| member.replica == will.heir)
+    });
+    assert!(heir.is_some(), "{will:?}");
+    until_shared_by(&[&a, &b], 2).await;
+    let status = a.cluster.roster().await.unwrap();
+    let departed = status
+        .members
+        .iter()
+        .find(|member| member.departed_until.is_some());
+    assert_eq!(departed.map(|member| member.replica.node.as_str()), Some("c"));
+}
+
+#[tokio::test]
+async fn a_switch_to_bounded_mode_holds_for_windows_that_start_after_it_was_announced() {
+    let gossip = |name| Setup {
+        limit: "30/second",
+        ..setup(name)
+    };
+    let a = gossip("a").start();
+    let b = gossip("b").joining(&a).start();
+    until("two nodes see each other", || {
+        a.peers() == ["b"] && b.peers() == ["a"]
+    })
+    .await;
+    assert!(!a.cluster.roster().await.unwrap().involved);
+    let set = b.cluster.set_mode(SyncMode::Bounded).await.unwrap();
+    until("the switch spreads", || a.cluster.mode() == set).await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        until_shared_by(&[&a, &b], 2).await;
+        let status = a.cluster.roster().await.unwrap();
+        if status.periods[0].window.start > set.from {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
+use crate::bounded::{EscrowStatus, ForgetError};
 use crate::limit::{Now, RowRef};
-use crate::replica::ReplicaId;
+use crate::replica::{NodeId, ReplicaId};
 use crate::replication::Replication;
 
 use super::clock::Clock;
@@ -20,6 +21,7 @@ use super::flush::Flusher;
 use super::gossip_socket::InboxMessage;
 use super::members::View;
 use super::status::{ClusterStatus, Readiness};
+use super::steward::Steward;
 use super::transport::{Received, Receiver, Sender, Transport};
 
 /// Datagrams taken in before what is due is sent: a flood delays our own news by well under a
@@ -38,13 +40,19 @@ pub type RowCounts = Vec<(ReplicaId, u64)>;
 pub(super) enum DriverCommand {
     /// The counts of each row by replica.
     RowCounts(Vec<RowRef>, oneshot::Sender<Vec<RowCounts>>),
-    /// Flush everything; answered once every live peer has acknowledged it.
+    /// Flush everything and pass on all rights; answered once every live peer has acknowledged it, and the heir
+    /// that it owns them.
     Leave(oneshot::Sender<()>),
+    /// The roster, for the operator.
+    Roster(oneshot::Sender<EscrowStatus>),
+    /// Give a node up; answered with its replicas that depart.
+    Forget(NodeId, oneshot::Sender<Result<Vec<ReplicaId>, ForgetError>>),
 }
 
 /// The replication core with its ears and its mouth.
 pub(super) struct Driver {
     pub(super) replication: Replication,
+    pub(super) steward: Steward,
     pub(super) transport: Arc<Transport>,
     pub(super) receiver: Receiver,
     pub(super) sender: Sender,
@@ -77,7 +85,9 @@ impl Driver {
 
     /// Waits for something to do.
     async fn wait(&mut self) {
-        let deadline = self.replication.poll_timeout();
+        let core = self.replication.poll_timeout();
+        let steward = self.steward.poll_timeout().map(|at| self.clock.deadline(at));
+        let deadline = steward.map_or(core, |at| at.min(core));
         tokio::select! {
             // Biased to save the random draw: the order is of no consequence, since each wake leads to
             // the same turn, which looks at everything.
@@ -104,16 +114,20 @@ impl Driver {
         }
     }
 
-    /// One turn: membership, then merges, then what was counted here, then timers, then what is to be
-    /// sent. Returns whether something is left to do at once.
+    /// One turn: membership, then merges, then shares, then what was counted here, then timers, then what is to
+    /// be sent. Returns whether something is left to do at once.
     async fn turn(&mut self) -> bool {
         if self.view.has_changed().unwrap_or(false) {
             let view = Arc::clone(&self.view.borrow_and_update());
             self.replication.set_frame_version(view.frame_version);
-            self.replication.handle_membership(&view.peers, self.clock.now());
+            let now = self.clock.now();
+            self.replication.handle_membership(&view.peers, now);
+            self.steward.handle_view(&view, now);
             self.readiness.met_peers(!view.peers.is_empty());
         }
         let more_received = self.receive();
+        // Before requests are seen to that want rights: a window may just have started.
+        self.steward.turn(&mut self.replication, self.clock.now());
         if let Some(ticket) = self.flusher.take() {
             self.replication.handle_local_change(self.clock.now());
             self.flushing = Some(ticket);
@@ -171,6 +185,7 @@ impl Driver {
             .update(now.monotonic, || replication.is_caught_up());
         if self.leaving.is_some()
             && replication.is_acknowledged()
+            && self.steward.is_settled()
             && let Some(acknowledged) = self.leaving.take()
         {
             // A caller that stopped waiting leaves without the answer.
@@ -191,6 +206,9 @@ impl Driver {
             sealing_key: envelope.key_id(),
             key_count: envelope.key_count(),
             caught_up: self.replication.is_caught_up(),
+            escrow: self.steward.reading(),
+            transfers: self.replication.transfer_stats(),
+            malformed_records: self.view.borrow().malformed_records,
         }
     }
 
@@ -201,8 +219,16 @@ impl Driver {
                 let _ = reply.send(counts.collect());
             }
             DriverCommand::Leave(acknowledged) => {
-                self.replication.handle_leave(self.clock.now());
+                let now = self.clock.now();
+                self.steward.leave(now);
+                self.replication.handle_leave(now);
                 self.leaving = Some(acknowledged);
+            }
+            DriverCommand::Roster(reply) => {
+                let _ = reply.send(self.steward.status());
+            }
+            DriverCommand::Forget(node, reply) => {
+                let _ = reply.send(self.steward.forget(&node, self.clock.now()));
             }
         }
     }

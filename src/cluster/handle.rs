@@ -7,7 +7,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::bounded::EscrowStatus;
 use crate::limit::{RowRef, SyncMode};
+use crate::replica::{NodeId, ReplicaId};
 
 use super::ClusterError;
 use super::driver::{DriverCommand, RowCounts};
@@ -37,12 +39,14 @@ pub struct ClusterHandle {
     pub(super) driver: mpsc::Sender<DriverCommand>,
 }
 
-/// Whether the counters of a leaving node arrived.
+/// Whether the counters and the rights of a leaving node arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveOutcome {
-    /// Every live peer has acknowledged everything that this node counted.
+    /// Every live peer has acknowledged everything that this node counted, and its heir, if there is one, that
+    /// it owns this node's rights.
     Acknowledged,
-    /// The deadline passed first; peers may miss the last counts of this node.
+    /// The deadline passed first; peers may miss the last counts of this node, and its rights may be lost for
+    /// their windows.
     TimedOut,
 }
 
@@ -83,7 +87,9 @@ impl ClusterHandle {
         *self.mode.borrow()
     }
 
-    /// Sets the mode of the whole cluster: at once here, and within a gossip round or two elsewhere.
+    /// Sets the mode of the whole cluster. Between local and gossip mode it holds at once here, and within a
+    /// gossip round or two elsewhere; a switch to or from bounded mode holds for windows that start after
+    /// [`ModeVersion::from`].
     ///
     /// # Errors
     /// [`ClusterError::Stopped`]; nothing changed.
@@ -124,8 +130,30 @@ impl ClusterHandle {
         answer.await.map_err(|_| self.stopped())
     }
 
-    /// Leaves in order: tells the cluster, sends what is unsent, waits up to `deadline` for its
-    /// acknowledgement, says goodbye and stops the gossip thread. Count nothing after calling it.
+    /// The roster, the shares and the wills, as this node sees them.
+    ///
+    /// # Errors
+    /// [`ClusterError::Stopped`].
+    pub async fn roster(&self) -> Result<EscrowStatus, ClusterError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask_driver(DriverCommand::Roster(reply)).await?;
+        answer.await.map_err(|_| self.stopped())
+    }
+
+    /// Declares that `node` is gone for good and that its process has stopped: it takes no share of windows
+    /// that start more than the tolerated clock difference from now. Gives its replicas that depart. If it
+    /// still lives, cut off from here, up to one more limit may be admitted.
+    ///
+    /// # Errors
+    /// [`ClusterError::Stopped`] and [`ClusterError::NotForgotten`]; nothing changed.
+    pub async fn forget(&self, node: NodeId) -> Result<Vec<ReplicaId>, ClusterError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask_driver(DriverCommand::Forget(node, reply)).await?;
+        Ok(answer.await.map_err(|_| self.stopped())??)
+    }
+
+    /// Leaves in order: tells the cluster, sends what is unsent, passes its rights on, waits up to `deadline`
+    /// for both to be acknowledged, says goodbye and stops the gossip thread. Count nothing after calling it.
     ///
     /// # Errors
     /// [`ClusterError::Stopped`] if the thread had ended before; the last counts may be lost.

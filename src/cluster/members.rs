@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bounded::{EstateRecord, RosterRecord, Sight};
 use crate::replica::{NodeId, ReplicaId};
 use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 
@@ -48,6 +50,10 @@ pub struct Attributes {
     pub frame_version: Option<u8>,
     /// How far it has come in leaving.
     pub presence: Presence,
+    /// Whom it counts among those who share limits in bounded mode; only where a rule is bounded.
+    pub roster: Option<Arc<RosterRecord>>,
+    /// Its will, and whose it has executed.
+    pub estate: Option<Arc<EstateRecord>>,
 }
 
 /// How far a node has come in leaving the cluster.
@@ -87,6 +93,23 @@ pub(super) struct View {
     pub(super) frame_version: u8,
     /// A newer life of our own node id is in the cluster.
     pub(super) superseded: bool,
+    /// Roster and estate records, since the start, that could not be read.
+    pub(super) malformed_records: u64,
+}
+
+impl View {
+    /// The members as the bounded mode's rules see them.
+    pub(super) fn sights(&self) -> Vec<Sight> {
+        let sight = |member: &Member| Sight {
+            replica: member.replica.clone(),
+            live: member.live,
+            has_left: member.attributes.presence == Presence::Left,
+            mode: member.attributes.mode.map(Into::into),
+            roster: member.attributes.roster.clone(),
+            estate: member.attributes.estate.clone(),
+        };
+        self.members.iter().map(sight).collect()
+    }
 }
 
 impl Default for View {
@@ -98,6 +121,7 @@ impl Default for View {
             mode: None,
             frame_version: FRAME_VERSION,
             superseded: false,
+            malformed_records: 0,
         }
     }
 }
@@ -146,7 +170,11 @@ impl MemberTable {
                 self.last_live.remove(&replica.node);
             }
             view.superseded |= replica.node == self.me.node && replica.generation > self.me.generation;
-            view.mode = view.mode.max(sighting.attributes.mode);
+            if let Some(mode) = sighting.attributes.mode
+                && view.mode.is_none_or(|newest| mode.supersedes(newest))
+            {
+                view.mode = Some(mode);
+            }
             view.members.push(Member {
                 replica: sighting.replica,
                 address: sighting.address,

@@ -1,6 +1,6 @@
 //! Which replicas are live, and how many share the limits.
 
-use crate::limit::SyncMode;
+use crate::limit::{SyncMode, UnixMillis};
 use crate::replica::Generation;
 
 use super::*;
@@ -102,7 +102,7 @@ fn the_newest_mode_is_found_whoever_publishes_it_even_the_dead() {
     let mut old = sighting("b", 1, true);
     old.attributes.mode = Some(ModeVersion::configured(SyncMode::Gossip));
     let mut dead = sighting("c", 1, false);
-    let newest = ModeVersion::configured(SyncMode::Gossip).next(SyncMode::Local);
+    let newest = ModeVersion::configured(SyncMode::Gossip).next(SyncMode::Local, UnixMillis(0));
     dead.attributes.mode = Some(newest);
     assert_eq!(table().view(vec![old, dead], Duration::ZERO).mode, Some(newest));
 }

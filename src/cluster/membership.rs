@@ -14,7 +14,7 @@ use chitchat::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::limit::{Limiter, SyncMode};
+use crate::limit::{Limiter, SyncMode, UnixMillis};
 use crate::replica::{Generation, ReplicaId};
 
 use super::attributes;
@@ -23,6 +23,7 @@ use super::flush::Flusher;
 use super::gossip_socket::GossipTransport;
 use super::members::{Attributes, MemberTable, Presence, Sighting, View};
 use super::mode::ModeVersion;
+use super::records::Records;
 
 /// How long the dead are remembered: chitchat's digest carries each of them, and the admin API lists
 /// them. chitchat's own default is a day.
@@ -43,6 +44,8 @@ const LINGER: Duration = Duration::from_millis(100);
 pub(super) enum MembershipCommand {
     /// Set the mode of the whole cluster.
     SetMode(SyncMode, oneshot::Sender<ModeVersion>),
+    /// Publish a value under a key of [`attributes`], and tell peers at once.
+    Publish(&'static str, String),
     /// Tell the cluster that this node is about to leave.
     MarkLeaving(oneshot::Sender<()>),
     /// Say goodbye and stop; answered when done.
@@ -69,9 +72,12 @@ pub(super) struct Membership {
     limiter: Arc<Limiter>,
     flusher: Flusher,
     clock: Clock,
-    mode_heard: Arc<Notify>,
-    // Unsubscribes when dropped.
-    _mode_listener: ListenerHandle,
+    /// When this node started, by its own clock.
+    started: UnixMillis,
+    records: Records,
+    heard: Arc<Notify>,
+    // Unsubscribe when dropped.
+    _listeners: [ListenerHandle; 3],
 }
 
 /// The channels between membership and the rest.
@@ -100,15 +106,20 @@ impl Membership {
         let handle = spawn_chitchat(chitchat_config(&config), published, &transport)
             .await
             .map_err(MembershipStopped)?;
-        let mode_heard = Arc::new(Notify::new());
-        let wake = Arc::clone(&mode_heard);
-        let _mode_listener = handle
+        let heard = Arc::new(Notify::new());
+        let wake = Arc::clone(&heard);
+        let _listeners = handle
             .with_chitchat(|chitchat| {
-                let wake = Arc::clone(&wake);
-                chitchat.subscribe_event(attributes::MODE, move |_| wake.notify_one())
+                // What cannot wait for the next look.
+                [attributes::MODE, attributes::ROSTER, attributes::ESTATE].map(|key| {
+                    let wake = Arc::clone(&wake);
+                    chitchat.subscribe_event(key, move |_| wake.notify_one())
+                })
             })
             .await;
+        let started = UnixMillis(config.me.generation.0.div_ceil(1_000));
         Ok(Self {
+            started,
             chitchat: Arc::new(handle),
             table: MemberTable::new(config.me, config.replicas_min),
             mode: ports.mode,
@@ -117,8 +128,9 @@ impl Membership {
             limiter,
             flusher,
             clock,
-            mode_heard,
-            _mode_listener,
+            records: Records::default(),
+            heard,
+            _listeners,
         })
     }
 
@@ -149,7 +161,7 @@ impl Membership {
                     None => return Ok(()),
                 },
                 Ok(()) = live_nodes.changed() => {}
-                () = self.mode_heard.notified() => {}
+                () = self.heard.notified() => {}
                 _ = interval.tick() => {}
             }
             live_nodes.mark_unchanged();
@@ -160,11 +172,15 @@ impl Membership {
     async fn handle_command(&mut self, command: MembershipCommand) {
         match command {
             MembershipCommand::SetMode(mode, reply) => {
-                let next = self.mode.borrow().next(mode);
+                let next = self.mode.borrow().next(mode, self.clock.now().wall);
                 self.adopt(next).await;
                 self.gossip_now();
                 // A caller that has gone away still set the mode.
                 let _ = reply.send(next);
+            }
+            MembershipCommand::Publish(key, value) => {
+                self.publish(key, value).await;
+                self.gossip_now();
             }
             MembershipCommand::MarkLeaving(reply) => {
                 self.publish(
@@ -181,11 +197,16 @@ impl Membership {
     }
 
     async fn refresh(&mut self) {
-        let sightings = self.chitchat.with_chitchat(|chitchat| sightings(chitchat)).await;
-        let view = self.table.view(sightings, self.clock.monotonic());
+        let records = &mut self.records;
+        let sightings = self
+            .chitchat
+            .with_chitchat(|chitchat| sightings(chitchat, records))
+            .await;
+        let mut view = self.table.view(sightings, self.clock.monotonic());
+        view.malformed_records = self.records.malformed();
         if let Some(heard) = view.mode
             && heard.version > 0
-            && heard > *self.mode.borrow()
+            && heard.supersedes(*self.mode.borrow())
         {
             info!(mode = %heard.mode, version = heard.version, "the cluster's sync mode changed");
             self.adopt(heard).await;
@@ -201,10 +222,17 @@ impl Membership {
     }
 
     /// Puts `mode` in force here, and publishes it: a mode outlives the node that set it.
+    ///
+    /// Who hears late of a switch that involves bounded mode keeps the former mode in windows that have begun,
+    /// unless it started after the switch, with another mode in its configuration: then the others have shares
+    /// of those windows, and it must not admit without. Either way it vouches only for those that start later.
     async fn adopt(&mut self, mode: ModeVersion) {
-        self.publish(attributes::MODE, mode.to_string()).await;
-        self.limiter.set_mode(mode.mode);
-        self.mode.send_replace(mode);
+        let former = *self.mode.borrow();
+        let announced = mode.announced_at(self.clock.now().wall, former);
+        let applied = if mode.from < self.started { mode } else { announced };
+        self.publish(attributes::MODE, announced.to_string()).await;
+        self.limiter.set_mode(applied.mode, applied.from);
+        self.mode.send_replace(applied);
         drop(self.flusher.request());
     }
 
@@ -262,15 +290,18 @@ fn chitchat_config(config: &MembershipConfig) -> ChitchatConfig {
     }
 }
 
-fn sightings(chitchat: &Chitchat) -> Vec<Sighting> {
+fn sightings(chitchat: &Chitchat, records: &mut Records) -> Vec<Sighting> {
     let live: std::collections::HashSet<&ChitchatId> = chitchat.live_nodes().collect();
     let states = chitchat.node_states().iter();
-    states
-        .filter_map(|(id, state)| sighting(id, state, live.contains(id)))
-        .collect()
+    let seen: Vec<_> = states
+        .filter_map(|(id, state)| sighting(id, state, live.contains(id), records))
+        .collect();
+    let known: std::collections::HashSet<&ReplicaId> = seen.iter().map(|seen| &seen.replica).collect();
+    records.retain(|replica| known.contains(replica));
+    seen
 }
 
-fn sighting(id: &ChitchatId, state: &NodeState, live: bool) -> Option<Sighting> {
+fn sighting(id: &ChitchatId, state: &NodeState, live: bool, records: &mut Records) -> Option<Sighting> {
     let Ok(node) = id.node_id.parse() else {
         debug!(id = ?id, "member with an invalid node id ignored");
         return None;
@@ -279,14 +310,24 @@ fn sighting(id: &ChitchatId, state: &NodeState, live: bool) -> Option<Sighting> 
         debug!(id = ?id, "member without a usable address ignored");
         return None;
     }
+    let replica = ReplicaId {
+        node,
+        generation: Generation(id.generation_id),
+    };
+    let versioned = |key| {
+        let value = state.get_versioned(key)?;
+        Some((value.version, value.value.as_str()))
+    };
+    let attributes = Attributes {
+        roster: records.roster(&replica, versioned(attributes::ROSTER)),
+        estate: records.estate(&replica, versioned(attributes::ESTATE)),
+        ..attributes::from_key_values(|key| state.get(key))
+    };
     Some(Sighting {
-        replica: ReplicaId {
-            node,
-            generation: Generation(id.generation_id),
-        },
+        replica,
         address: id.gossip_advertise_addr,
         live,
-        attributes: attributes::from_key_values(|key| state.get(key)),
+        attributes,
     })
 }
 

@@ -193,6 +193,7 @@ impl Life {
             began,
             limiter: Arc::clone(&limiter),
             states: chitchat.chitchat(),
+            records: Records::default(),
             count,
         };
         Self {
@@ -227,6 +228,7 @@ struct Running {
     began: Instant,
     limiter: Arc<Limiter>,
     states: Arc<tokio::sync::Mutex<Chitchat>>,
+    records: Records,
     count: watch::Sender<usize>,
 }
 
@@ -264,7 +266,7 @@ impl Running {
     }
 
     async fn refresh(&mut self) {
-        let seen = sightings(&*self.states.lock().await);
+        let seen = sightings(&*self.states.lock().await, &mut self.records);
         let now = self.now();
         let view = self.table.view(seen, now.monotonic);
         self.core.set_frame_version(view.frame_version);

@@ -19,8 +19,10 @@ mod keys;
 mod members;
 mod membership;
 mod mode;
+mod records;
 pub mod seal;
 mod status;
+mod steward;
 mod thread;
 mod transport;
 
@@ -33,6 +35,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::bounded::ForgetError;
 use crate::config::{ClusterConfig, Config};
 use crate::limit::Limiter;
 use crate::replica::ReplicaId;
@@ -159,6 +162,9 @@ pub enum ClusterError {
     /// The system refused a thread or a runtime.
     #[error("cannot start the gossip thread")]
     Thread(#[source] io::Error),
+    /// A node is still counted.
+    #[error(transparent)]
+    NotForgotten(#[from] ForgetError),
     /// The gossip thread has ended; this node no longer shares its counts.
     #[error("the gossip thread has stopped: {0}")]
     Stopped(Arc<str>),

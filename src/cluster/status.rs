@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::replication::{PeerStatus, ReplicationStats};
+use crate::bounded::EscrowReading;
+use crate::replication::{PeerStatus, ReplicationStats, TransferStats};
 
 use super::counters::TransportStats;
 
@@ -25,6 +26,12 @@ pub struct ClusterStatus {
     pub key_count: usize,
     /// Whether this node holds all that one peer claimed when it joined.
     pub caught_up: bool,
+    /// The roster and the shares in numbers.
+    pub escrow: EscrowReading,
+    /// How rights moved.
+    pub transfers: TransferStats,
+    /// Roster and estate records of peers, since the start, that could not be read.
+    pub malformed_records: u64,
 }
 
 /// Decides when a node may take traffic: once it knows what one peer knows, or nobody answered.

@@ -11,6 +11,7 @@ use rand::{RngCore, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
+use crate::bounded::RosterConfig;
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::replica::ReplicaId;
@@ -31,6 +32,7 @@ use super::membership::{Membership, MembershipCommand, MembershipConfig, Members
 use super::mode::ModeVersion;
 use super::seal::Envelope;
 use super::status::{ClusterStatus, Readiness};
+use super::steward::{self, Steward};
 use super::transport::{BoundSocket, Receiver, Sender, Transport};
 
 /// Commands that wait for the gossip thread; people and scrapers send them.
@@ -40,6 +42,7 @@ const COMMANDS_MAX: usize = 64;
 pub(super) struct GossipThread {
     membership: MembershipConfig,
     replication: ReplicationConfig,
+    roster: RosterConfig,
     datagram_bytes: usize,
     seeds: Vec<String>,
     join_grace: Duration,
@@ -52,6 +55,8 @@ pub(super) struct GossipThread {
 struct Ports {
     membership: MembershipPorts,
     view: watch::Receiver<Arc<View>>,
+    mode: watch::Receiver<ModeVersion>,
+    to_membership: mpsc::Sender<MembershipCommand>,
     commands: mpsc::Receiver<DriverCommand>,
     flusher: Flusher,
     status: Arc<ArcSwap<ClusterStatus>>,
@@ -75,6 +80,7 @@ impl GossipThread {
             listen: config.listen.clone(),
             frame_version: Some(config.sync.frame_version),
             presence: Presence::Staying,
+            ..Attributes::default()
         };
         Self {
             membership: MembershipConfig {
@@ -86,6 +92,7 @@ impl GossipThread {
                 attributes,
             },
             replication: replication_config(config),
+            roster: steward::roster_config(&config.bounded),
             datagram_bytes: config.sync.datagram_bytes,
             seeds: config.cluster.seeds.clone(),
             join_grace: config.cluster.join_grace,
@@ -118,10 +125,10 @@ impl GossipThread {
             flusher: flusher.clone(),
             status: Arc::clone(&status),
             view: view.clone(),
-            mode,
+            mode: mode.clone(),
             ready,
             outcome,
-            membership: membership_sender,
+            membership: membership_sender.clone(),
             driver: driver_sender,
         };
         let ports = Ports {
@@ -131,6 +138,8 @@ impl GossipThread {
                 commands: membership_commands,
             },
             view,
+            mode,
+            to_membership: membership_sender,
             commands: driver_commands,
             flusher,
             status,
@@ -176,10 +185,21 @@ impl GossipThread {
         .await?;
         let discovery = Discovery::new(&self.seeds, advertise, ports.view.clone(), membership.chitchat());
         let alone = discovery.is_alone();
+        let steward = Steward::new(
+            me.clone(),
+            self.roster,
+            self.replication.grace,
+            Arc::clone(&limiter),
+            ports.mode,
+            ports.to_membership,
+        );
         let seed = rand::rngs::StdRng::from_os_rng().next_u64();
+        let mut replication = Replication::new(me, Arc::clone(limiter.counters()), self.replication, seed);
+        replication.set_bounded(Arc::clone(steward.shares()), Arc::clone(limiter.waiting()));
         let driver = Driver {
             flushing: None,
-            replication: Replication::new(me, Arc::clone(limiter.counters()), self.replication, seed),
+            replication,
+            steward,
             receiver: Receiver::new(Arc::clone(&transport)),
             sender: Sender::new(Arc::clone(&transport)),
             transport,

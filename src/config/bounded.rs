@@ -1,6 +1,5 @@
 //! The section `bounded`: what the bounded mode assumes and gives up.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,8 +8,8 @@ use super::error::{Report, did_you_mean};
 use super::json::text;
 use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, shown, wrong};
-use super::{ClusterConfig, SyncConfig, defaults};
-use crate::limit::{SyncMode, WindowLimit};
+use super::{ClusterConfig, Config, SyncConfig, defaults};
+use crate::limit::{SyncMode, WindowLimit, WithoutShare};
 
 /// How the bounded mode behaves. In use only where the mode is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,18 +32,6 @@ pub struct BoundedConfig {
     pub retire_on_restart: bool,
 }
 
-/// What becomes of requests while a node holds no share of a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WithoutShare {
-    /// They are denied unless peers grant rights: the promise holds.
-    #[default]
-    Deny,
-    /// They are decided as in gossip mode: the promise does not hold meanwhile.
-    Gossip,
-    /// They are decided as in local mode: the promise does not hold meanwhile.
-    Local,
-}
-
 /// Above this, a crash costs its part of the limit for longer than operators wait.
 pub const LONG_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -53,16 +40,6 @@ const WITHOUT_SHARE: [(&str, WithoutShare); 3] = [
     ("gossip", WithoutShare::Gossip),
     ("local", WithoutShare::Local),
 ];
-
-impl fmt::Display for WithoutShare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deny => "deny",
-            Self::Gossip => "gossip",
-            Self::Local => "local",
-        })
-    }
-}
 
 pub(super) fn read(root: &mut Section<'_>, cluster: &ClusterConfig, sync: &SyncConfig) -> BoundedConfig {
     let mut section = root.section("bounded");
@@ -100,15 +77,37 @@ pub(super) fn check_windows(
     }
     let long = |found: &&Found<WindowLimit>| found.value.period.nominal() > LONG_WINDOW;
     for found in windows.iter().filter(long) {
-        let problem = format!(
-            "in bounded mode a node that crashes takes its share of {} with it until the window ends",
-            found.value
-        );
-        report.wrong(
-            &found.at,
-            problem,
-            "keep windows to an hour, set `bounded.allow_long_windows: true`, or give the rule another `mode`",
-        );
+        report.wrong(&found.at, too_long(found.value), LONG_WINDOW_REMEDY);
+    }
+}
+
+const LONG_WINDOW_REMEDY: &str =
+    "keep windows to an hour, set `bounded.allow_long_windows: true`, or give the rule another `mode`";
+
+fn too_long(window: WindowLimit) -> String {
+    format!("in bounded mode a node that crashes takes its share of {window} with it until the window ends")
+}
+
+impl Config {
+    /// Why the mode of the cluster cannot become `mode` while this configuration holds: the same as what a check
+    /// of it would say, in a sentence. `None` where nothing stands against it.
+    #[must_use]
+    pub fn objection_to(&self, mode: SyncMode) -> Option<String> {
+        if mode != SyncMode::Bounded || self.bounded.allow_long_windows {
+            return None;
+        }
+        let following = self.limits.rules.iter().filter(|rule| rule.mode.is_none());
+        let windows = following.flat_map(|rule| rule.windows.iter().map(move |window| (rule, window)));
+        let long = windows
+            .into_iter()
+            .find(|(_, window)| window.period.nominal() > LONG_WINDOW);
+        long.map(|(rule, window)| {
+            format!(
+                "rule `{}`: {}; {LONG_WINDOW_REMEDY}",
+                rule.name,
+                too_long(*window)
+            )
+        })
     }
 }
 

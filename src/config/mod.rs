@@ -32,7 +32,8 @@ use crate::limit::significance::Significance;
 use crate::limit::{Overflow, Rule, SyncMode};
 use crate::replica::NodeId;
 
-pub use bounded::{BoundedConfig, LONG_WINDOW, WithoutShare};
+pub use crate::limit::WithoutShare;
+pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;

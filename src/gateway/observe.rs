@@ -9,14 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
-use crate::admin::Node;
-use crate::admin::metrics::{DecisionCount, GossipReading, HistogramReading, Metrics};
-use crate::admin::views::{ModeView, NodeState, NodeView, PeersView, SelfView};
+use crate::admin::metrics::{DecisionCount, GossipReading, HistogramReading, Metrics, WaitReading};
+use crate::admin::views::{
+    ForgetView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView, rfc3339,
+};
+use crate::admin::{Node, Refused};
 use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
-use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
-use crate::replica::ReplicaId;
+use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
+use crate::replica::{NodeId, ReplicaId};
 
 /// What a running node is made of, as far as it can be looked at.
 pub(super) struct Observed {
@@ -101,7 +103,6 @@ impl Node for Observed {
     }
 
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, String> {
-        super::require_available([mode]).map_err(|error| error.to_string())?;
         let set = self
             .cluster
             .set_mode(mode)
@@ -110,7 +111,17 @@ impl Node for Observed {
         Ok(ModeView {
             mode: set.mode,
             version: set.version,
+            from: (set.from.0 > 0).then(|| rfc3339(set.from)),
         })
+    }
+
+    async fn roster(&self) -> Result<RosterView, String> {
+        let status = self.cluster.roster().await.map_err(|error| error.to_string())?;
+        Ok(super::roster::view(&status))
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<ForgetView, Refused> {
+        super::roster::forget(&self.cluster, node).await
     }
 }
 
@@ -186,18 +197,33 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
     metrics.upstream_failures = failures.into_iter().zip(proxy.upstream_failures).collect();
     metrics.requests_in_flight = proxy.in_flight;
     metrics.connections = proxy.connections;
-    let bounds = LATENCY_BUCKETS
-        .iter()
-        .map(Duration::as_secs_f64)
-        .chain([f64::INFINITY]);
-    metrics.request_duration = HistogramReading {
-        buckets: bounds.zip(proxy.latency).collect(),
-        sum_seconds: Duration::from_micros(proxy.latency_micros).as_secs_f64(),
+    metrics.request_duration = histogram(proxy.latency, proxy.latency_micros);
+    metrics.waits = WaitReading {
+        started: proxy.waits_started,
+        turned_away: proxy.turned_away,
+        ended: WaitEnd::ALL
+            .map(WaitEnd::label)
+            .into_iter()
+            .zip(proxy.waits)
+            .collect(),
+        duration: histogram(proxy.wait_time, proxy.wait_micros),
+        denied_short: proxy.denied_short,
     };
+}
+
+fn histogram(counts: [u64; LATENCY_BUCKETS.len() + 1], sum_micros: u64) -> HistogramReading {
+    let bounds = LATENCY_BUCKETS.iter().map(Duration::as_secs_f64);
+    HistogramReading {
+        buckets: bounds.chain([f64::INFINITY]).zip(counts).collect(),
+        sum_seconds: Duration::from_micros(sum_micros).as_secs_f64(),
+    }
 }
 
 fn read_cluster(metrics: &mut Metrics, status: &ClusterStatus) {
     metrics.replication = status.replication;
+    metrics.roster = status.escrow;
+    metrics.records_malformed = status.malformed_records;
+    metrics.transfers = status.transfers;
     metrics.gossip = GossipReading {
         datagrams_received: status.transport.datagrams_received,
         datagrams_sent: status.transport.datagrams_sent,

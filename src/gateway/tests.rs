@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::admin::views::{LimitsView, NodeState, PeersView};
+use crate::admin::views::{LimitsView, NodeState, PeersView, RosterView};
 use crate::cli::args::{Cli, Command};
 use crate::cli::http::{Client, request};
 
@@ -278,29 +278,88 @@ fn an_address_in_use_is_named_and_leaves_nothing_running() {
 }
 
 #[test]
-fn bounded_mode_is_refused_at_the_start_and_at_run_time() {
+fn a_lone_gateway_in_bounded_mode_has_the_whole_limit_and_says_so() {
     block_on(async {
-        let address = Arc::new(Upstream::default()).start().await;
-        let refused = "bounded mode is not available in this build yet";
-        let start = Gateway::start(config("a", address, &["--sync-mode", "bounded"])).await;
-        assert_eq!(
-            start.err().map(|error| error.to_string()).as_deref(),
-            Some(refused)
+        let upstream = Arc::new(Upstream::default());
+        let mut config = config("a", upstream.start().await, &["--limit", "5/year"]);
+        config.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+        let gateway = Gateway::start(config).await.unwrap();
+        let Addresses { listen, admin, .. } = gateway.addresses().clone();
+        let roster = async || json::<RosterView>(admin, "/v1/roster").await;
+        eventually("it has its share", async || {
+            roster().await.shares.iter().any(|share| share.members == Some(1))
+        })
+        .await;
+        let mut statuses = Vec::new();
+        for _ in 0..8 {
+            statuses.push(get_status(listen[0], "/").await.as_u16());
+        }
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
+        assert_eq!(upstream.requests.load(SeqCst), 5);
+        let roster = roster().await;
+        assert!(roster.bounded && roster.members.len() == 1, "{roster:?}");
+        let admin = admin.to_string();
+        let forget = request(
+            Method::POST,
+            &admin,
+            "/v1/roster/forget",
+            HeaderMap::new(),
+            Bytes::from("{\"node\":\"a\"}"),
         );
-        let mut by_rule = config("a", address, &["--limit", "5/minute"]);
-        by_rule.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
-        assert!(Gateway::start(by_rule).await.is_err());
-        let gateway = Gateway::start(config("a", address, &[])).await.unwrap();
-        let mut client = Client::new(&gateway.addresses().admin.to_string()).unwrap();
-        let answer = client
-            .request(Method::PUT, "/v1/mode", HeaderMap::new(), "bounded".into())
-            .await;
-        let answer = answer.unwrap();
-        assert!(!answer.status.is_success());
-        assert!(
-            String::from_utf8_lossy(&answer.body).contains(refused),
-            "{answer:?}"
-        );
+        assert_eq!(forget.await.unwrap().status, StatusCode::CONFLICT);
         gateway.stop().await;
+    });
+}
+
+#[test]
+fn the_rights_of_a_gateway_that_stops_are_spent_by_its_heir_within_the_same_window() {
+    block_on(async {
+        let upstream = Arc::new(Upstream::default());
+        let target = upstream.start().await;
+        let bounded = |node, more: &[&str]| {
+            let limits = ["--limit", "5/year", "--limit-by", "all"];
+            let mut config = config(node, target, &[&limits, more].concat());
+            config.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+            // By short windows a joiner becomes active, and so may inherit.
+            let mut short = config.limits.rules[0].clone();
+            short.name = "short".to_owned();
+            short.windows = std::iter::once("1000/second".parse().unwrap()).collect();
+            config.limits.rules.push(short);
+            config.bounded.skew = Duration::from_millis(50);
+            config
+        };
+        let a = Gateway::start(bounded("a", &[])).await.unwrap();
+        let shared_by = async |gateway: &Gateway, period: &str| {
+            let roster: RosterView = json(gateway.addresses().admin, "/v1/roster").await;
+            let share = roster.shares.iter().find(|share| share.period == period);
+            share.and_then(|share| share.members)
+        };
+        eventually("the founder has the year", async || {
+            shared_by(&a, "year").await == Some(1)
+        })
+        .await;
+        let seed = a.addresses().gossip.to_string();
+        let b = Gateway::start(bounded("b", &["--seed", &seed])).await.unwrap();
+        eventually("both share seconds", async || {
+            shared_by(&a, "second").await == Some(2) && shared_by(&b, "second").await == Some(2)
+        })
+        .await;
+        assert_eq!(shared_by(&b, "year").await, None, "it joined within it");
+        for _ in 0..2 {
+            assert_eq!(get_status(a.addresses().listen[0], "/").await, StatusCode::OK);
+        }
+        a.stop().await;
+        let roster: RosterView = json(b.addresses().admin, "/v1/roster").await;
+        assert!(
+            roster.inherited.iter().any(|replica| replica.starts_with("a/")),
+            "{roster:?}"
+        );
+        let mut statuses = Vec::new();
+        for _ in 0..6 {
+            statuses.push(get_status(b.addresses().listen[0], "/").await.as_u16());
+        }
+        assert_eq!(statuses, [200, 200, 200, 429, 429, 429]);
+        assert_eq!(upstream.requests.load(SeqCst), 5);
+        b.stop().await;
     });
 }

@@ -16,6 +16,10 @@ impl Shares for ByLimit {
     fn share(&self, limit: u64, _key: KeyHash, _window: Window) -> u64 {
         self.0.get(&limit).copied().unwrap_or(0)
     }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        true
+    }
 }
 
 fn bounded<const N: usize>(rules: Vec<Rule>, shares: [(u64, u64); N]) -> Limiter {
@@ -24,8 +28,8 @@ fn bounded<const N: usize>(rules: Vec<Rule>, shares: [(u64, u64); N]) -> Limiter
     limiter
 }
 
-fn missing(decision: &Decision) -> Vec<u64> {
-    decision.short.iter().map(|short| short.missing).collect()
+fn wanted(decision: &Decision) -> Vec<u64> {
+    decision.short.iter().map(|short| short.hits).collect()
 }
 
 #[test]
@@ -33,7 +37,7 @@ fn without_a_share_nothing_is_admitted_and_rights_are_wanted() {
     let limiter = limiter(vec![rule("a", &["5/minute"])], SyncMode::Bounded);
     let denied = limiter.check(&[charge(0)], NOW);
     assert_eq!(denied.outcome, Outcome::Denied { window: 0 });
-    assert_eq!((remaining(&denied), missing(&denied)), (vec![0], vec![1]));
+    assert_eq!((remaining(&denied), wanted(&denied)), (vec![0], vec![1]));
 }
 
 #[test]
@@ -48,8 +52,8 @@ fn a_row_admits_what_it_is_allowed_and_names_what_it_lacks_until_the_limit_is_kn
     assert_eq!(remaining(&limiter.check(&[three], NOW)), [7]);
     let short = limiter.check(&[three], NOW);
     assert_eq!(
-        (short.outcome, missing(&short)),
-        (Outcome::Denied { window: 0 }, vec![2])
+        (short.outcome, wanted(&short)),
+        (Outcome::Denied { window: 0 }, vec![3])
     );
     let row = row(&limiter, &a, NOW);
     assert_eq!(short.short[0].row, row);
@@ -68,20 +72,63 @@ fn a_row_admits_what_it_is_allowed_and_names_what_it_lacks_until_the_limit_is_kn
         hits: Hits::try_new(2).unwrap(),
         ..charge(0)
     };
-    assert_eq!(missing(&limiter.check(&[two], NOW)), [2]);
+    assert_eq!(wanted(&limiter.check(&[two], NOW)), [2]);
     let denied = limiter.check(&[three], NOW);
-    assert_eq!((is_admitted(&denied), missing(&denied)), (false, vec![]));
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![]));
 }
 
 #[test]
-fn no_allowance_lets_one_node_pass_the_limit() {
+fn rights_that_went_to_and_fro_are_all_spent_though_own_then_passes_the_limit() {
     let a = rule("a", &["5/minute"]);
     let limiter = bounded(vec![a.clone()], [(5, 5)]);
-    limiter
-        .counters()
-        .raise_allowance(row(&limiter, &a, NOW), 1_000_000);
+    let row = row(&limiter, &a, NOW);
+    for turn in 1..=4 {
+        assert_eq!(limiter.counters().take_rights(row, 3), Some(3));
+        limiter.counters().raise_allowance(row, 5 + 3 * turn);
+    }
     let admitted = (0..10).filter(|_| is_admitted(&limiter.check(&[charge(0)], NOW)));
     assert_eq!(admitted.count(), 5);
+    assert_eq!(limiter.counters().view(row).unwrap().own, 17);
+}
+
+#[test]
+fn once_the_peers_are_known_to_have_spent_the_rest_a_denial_wants_nothing() {
+    let a = rule("a", &["9/minute"]);
+    let limiter = bounded(vec![a.clone()], [(9, 3)]);
+    (0..3).for_each(|_| assert!(is_admitted(&limiter.check(&[charge(0)], NOW))));
+    assert_eq!(wanted(&limiter.check(&[charge(0)], NOW)), [1]);
+    let row = row(&limiter, &a, NOW);
+    // No peer has any: replication fills the window.
+    limiter.counters().replace_peers(row, 9);
+    let denied = limiter.check(&[charge(0)], NOW);
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![]));
+    // A peer was granted some after all.
+    limiter.counters().replace_peers(row, 4);
+    assert_eq!(wanted(&limiter.check(&[charge(0)], NOW)), [1]);
+}
+
+#[test]
+fn rights_that_were_given_away_and_not_spent_are_known_to_be_somewhere() {
+    let a = rule("a", &["5/minute"]);
+    let limiter = bounded(vec![a.clone()], [(5, 5)]);
+    let row = row(&limiter, &a, NOW);
+    assert!(is_admitted(&limiter.check(&[charge(0)], NOW)));
+    assert_eq!(limiter.counters().take_rights(row, 4), Some(4));
+    // The taker has spent one of the four: there are three to be had back.
+    limiter.counters().replace_peers_less(row, 1, 4);
+    let denied = limiter.check(&[charge(0)], NOW);
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![1]));
+    let view = limiter.counters().view(row).unwrap();
+    assert_eq!(
+        (view.own, view.peers, view.outstanding, view.total()),
+        (5, 0, 3, 2)
+    );
+    limiter.counters().replace_peers_less(row, 4, 4);
+    assert!(wanted(&limiter.check(&[charge(0)], NOW)).is_empty());
+    limiter.counters().raise_allowance(row, 6);
+    limiter.counters().replace_peers_less(row, 3, 4);
+    let last = limiter.check(&[charge(0)], NOW);
+    assert_eq!((is_admitted(&last), remaining(&last)), (true, vec![0]));
 }
 
 #[test]
@@ -101,7 +148,7 @@ fn a_request_counts_in_all_windows_or_spends_rights_in_none() {
     for _ in 0..10 {
         let short = limiter.check(&[charge(0)], NOW);
         assert_eq!(short.outcome, Outcome::Denied { window: 1 });
-        assert_eq!((remaining(&short), missing(&short)), (vec![3, 0, 498], vec![1]));
+        assert_eq!((remaining(&short), wanted(&short)), (vec![3, 0, 498], vec![1]));
         assert_eq!(rights(), [0, 3, 398]);
     }
     // Two windows lack rights: both are named.
@@ -111,14 +158,14 @@ fn a_request_counts_in_all_windows_or_spends_rights_in_none() {
     };
     let second = NOW.plus(std::time::Duration::from_secs(1));
     let of_two = Limiter::check(&limiter, &[four], second);
-    assert_eq!((is_admitted(&of_two), missing(&of_two)), (false, vec![4]));
+    assert_eq!((is_admitted(&of_two), wanted(&of_two)), (false, vec![4]));
     // A window that is full makes rights of others useless.
     let full = Charge {
         hits: Hits::try_new(4).unwrap(),
         ..charge(0)
     };
     let denied = limiter.check(&[full], NOW);
-    assert_eq!((is_admitted(&denied), missing(&denied)), (false, vec![]));
+    assert_eq!((is_admitted(&denied), wanted(&denied)), (false, vec![]));
     assert_eq!(denied.outcome, Outcome::Denied { window: 1 });
 }
 
@@ -132,16 +179,17 @@ fn windows_that_lack_rights_are_all_named() {
         ..charge(0)
     };
     let short = limiter.check(&[two], NOW);
-    assert_eq!(missing(&short), [2, 2]);
+    assert_eq!(wanted(&short), [2, 2]);
     assert_ne!(short.short[0].row, short.short[1].row);
 }
 
 #[test]
 fn near_the_end_of_its_rights_a_row_is_due_and_far_from_it_it_is_not() {
     let limiter = bounded(vec![rule("a", &["1000/minute"])], [(1000, 100)]);
-    let due: Vec<bool> = (0..100).map(|_| limiter.check(&[charge(0)], NOW).due).collect();
-    assert!(due[..15].iter().all(|due| !due), "{due:?}");
-    assert!(due[20..].iter().all(|due| *due), "{due:?}");
+    let due: Vec<Due> = (0..100).map(|_| limiter.check(&[charge(0)], NOW).due).collect();
+    assert!(due[..15].iter().all(|due| *due == Due::No), "{due:?}");
+    // No response waits for it: no peer counts on these hits.
+    assert!(due[20..].iter().all(|due| *due == Due::Wake), "{due:?}");
 }
 
 #[test]
@@ -170,8 +218,8 @@ fn a_key_without_room_is_denied_or_passes_uncounted_as_configured() {
         ];
         for charges in [&late[..1], &late[..]] {
             let decision = limiter.check(charges, NOW);
-            assert_eq!((is_admitted(&decision), missing(&decision)), (passes, vec![]));
-            assert!(!decision.due && !decision.created);
+            assert_eq!((is_admitted(&decision), wanted(&decision)), (passes, vec![]));
+            assert!(decision.due == Due::No && !decision.created);
         }
         let stats = limiter.counters().stats();
         assert!(stats.overflowed >= 2 && stats.evicted == 0, "{stats:?}");
@@ -182,6 +230,115 @@ fn a_key_without_room_is_denied_or_passes_uncounted_as_configured() {
             (passes, if passes { 3 } else { 4 })
         );
     }
+}
+
+#[test]
+fn a_switch_to_or_from_bounded_waits_for_the_next_window() {
+    let (a, b) = (rule("a", &["5/minute", "50/hour"]), rule("b", &["5/minute"]));
+    let local = Rule {
+        mode: Some(SyncMode::Local),
+        ..rule("c", &["7/day"])
+    };
+    let limiter = limiter(vec![a.clone(), b.clone(), local], SyncMode::Gossip);
+    let shares = ByLimit([(5, 2), (50, 0)].into());
+    limiter.counters().set_shares(Box::new(shares));
+    let minute = std::time::Duration::from_secs(60);
+    let [first, second, third] = [0, 1, 2].map(|n| NOW.plus(minute * n));
+    let modes = |at| {
+        let view = limiter.counters().view(row(&limiter, &b, at)).unwrap();
+        (view.bounded, view.allowance)
+    };
+    assert!(limiter.bounded_periods(first).is_empty());
+    assert!(is_admitted(&limiter.check(&[charge(1)], first)));
+    limiter.set_mode(SyncMode::Bounded, first);
+    assert_eq!(limiter.bounded_periods(first), [Period::Minute, Period::Hour]);
+    // The hour that began in gossip mode has no use for rights, nor has the minute in progress.
+    let admitted = |rule, at| {
+        (0..9)
+            .filter(|_| is_admitted(&limiter.check(&[charge(rule)], at)))
+            .count()
+    };
+    assert_eq!((admitted(1, first), modes(first)), (4, (false, 0)));
+    assert_eq!(
+        (admitted(0, second), admitted(1, second), modes(second)),
+        (2, 2, (true, 2))
+    );
+    limiter.set_mode(SyncMode::Gossip, second);
+    assert_eq!((admitted(1, second), modes(second)), (0, (true, 2)));
+    assert_eq!((admitted(1, third), modes(third)), (5, (false, 0)));
+    assert_eq!(limiter.bounded_periods(second), [Period::Minute]);
+    assert!(limiter.bounded_periods(third).is_empty());
+    // A limit changes between windows, too.
+    limiter.set_mode(SyncMode::Bounded, third);
+    let fourth = third.plus(minute);
+    limiter.set_rules(vec![a, rule("b", &["50/minute"])], fourth);
+    let limit = |at| limiter.check(&[charge(1)], at).windows[0].limit;
+    assert_eq!((limit(fourth), limit(fourth.plus(minute))), (5, 50));
+}
+
+#[test]
+fn a_replica_without_a_share_falls_back_as_configured_until_it_has_one() {
+    for (without_share, with_peers, due) in [
+        (WithoutShare::Deny, 0, Due::No),
+        (WithoutShare::Gossip, 2, Due::Await),
+        (WithoutShare::Local, 5, Due::No),
+    ] {
+        let a = rule("a", &["5/minute"]);
+        let wide = rule("b", &["5/minute", "50/hour"]);
+        let limiter = limiter(vec![a.clone(), wide], SyncMode::Bounded);
+        limiter.set_without_share(without_share);
+        let row = row(&limiter, &a, NOW);
+        limiter.counters().replace_peers(row, 3);
+        let decisions: Vec<_> = (0..9).map(|_| limiter.check(&[charge(0)], NOW)).collect();
+        let admitted = decisions.iter().filter(|decision| is_admitted(decision));
+        assert_eq!(admitted.count(), with_peers, "{without_share:?}");
+        let denies = without_share == WithoutShare::Deny;
+        assert_eq!(
+            (decisions[0].due, wanted(&decisions[8]).is_empty()),
+            (due, !denies)
+        );
+        // What was counted is told to the peers in any case.
+        assert_eq!(limiter.counters().take_changed().is_some(), !denies);
+        // Several windows: rights are spent where there are some, and nothing is kept of a denial.
+        let hour = wide_row(&limiter);
+        limiter.counters().raise_allowance(hour, 3);
+        let both: Vec<_> = (0..9).map(|_| limiter.check(&[charge(1)], NOW)).collect();
+        let admitted = both.iter().filter(|decision| is_admitted(decision)).count() as u64;
+        assert_eq!(admitted, if denies { 0 } else { 5 });
+        assert_eq!(limiter.counters().view(hour).unwrap().own, admitted);
+        // Its share decided, rights are all that counts.
+        limiter.counters().set_shares(Box::new(ByLimit([(5, 1)].into())));
+        let next = NOW.plus(std::time::Duration::from_secs(60));
+        let admitted = (0..9).filter(|_| is_admitted(&limiter.check(&[charge(0)], next)));
+        assert_eq!(admitted.count(), 1);
+    }
+}
+
+/// Alice's row in the hour of rule b.
+fn wide_row(limiter: &Limiter) -> RowRef {
+    let key = RowKey {
+        rule: limiter.rules()[1].id(Period::Hour),
+        window: Period::Hour.window_at(NOW),
+        key: ALICE,
+    };
+    limiter.counters().find_or_insert(&key).unwrap()
+}
+
+#[test]
+fn a_share_that_is_decided_wakes_those_who_wait_for_it() {
+    let a = rule("a", &["5/minute"]);
+    let limiter = limiter(vec![a.clone()], SyncMode::Bounded);
+    let denied = limiter.check(&[charge(0)], NOW);
+    let mut waiting = limiter.waiting().enter(&denied.short).unwrap();
+    limiter.counters().set_shares(Box::new(ByLimit([(5, 2)].into())));
+    let start = denied.windows[0].window.start;
+    limiter
+        .counters()
+        .reassess(start, |_, view| view.limit.unwrap() / 2);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let woken = std::pin::Pin::new(&mut waiting).poll(&mut context);
+    assert_eq!(woken, std::task::Poll::Ready(Woken::Retry));
+    assert!(is_admitted(&limiter.check(&[charge(0)], NOW)));
 }
 
 /// What happens to one of three nodes that share a limit.
@@ -227,7 +384,7 @@ proptest! {
                         admitted += u64::from(hits);
                     } else {
                         let own = nodes[node].counters().view(rows[node]).unwrap().own;
-                        prop_assert!(own + u64::from(hits) > left.min(LIMIT), "denied with rights left");
+                        prop_assert!(own + u64::from(hits) > left, "denied with rights left");
                     }
                 }
                 Op::Give { from, to, want } if from != to => {

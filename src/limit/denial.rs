@@ -4,8 +4,9 @@
 use smallvec::SmallVec;
 
 use super::counters::{Counts, RowRef, Short};
-use super::limiter::{Decision, Limiter, Outcome};
+use super::limiter::{Decision, Due, Limiter, Outcome};
 use super::mode::SyncMode;
+use super::schedule::Policy;
 use super::step::{Step, Stop};
 use super::time::UnixMillis;
 use super::window::Window;
@@ -13,6 +14,7 @@ use super::window::Window;
 /// One step of a denied request, looked at once more.
 struct Look {
     window: Window,
+    policy: Policy,
     row: Option<RowRef>,
     counts: Counts,
 }
@@ -48,8 +50,9 @@ impl Limiter {
             if stops && denied_by.is_none_or(|(end, _)| end < look.window.end) {
                 denied_by = Some((look.window.end, at));
             }
-            let unused = step.entry.limit.saturating_sub(look.counts.total());
-            windows.push(step.state(look.window, if stops { 0 } else { unused }, now));
+            let limit = look.policy.limit;
+            let unused = limit.saturating_sub(look.counts.total());
+            windows.push(step.state(look.window, limit, if stops { 0 } else { unused }, now));
         }
         if !rights_help {
             short.clear();
@@ -58,7 +61,7 @@ impl Limiter {
         Decision {
             outcome: Outcome::Denied { window },
             windows,
-            due: false,
+            due: Due::No,
             created,
             short,
         }
@@ -66,18 +69,22 @@ impl Limiter {
 
     fn look(&self, step: &Step<'_>, now: UnixMillis) -> Look {
         let group = step.entry.group_at(self.counters(), now);
-        let Some(group) = group.as_ref() else {
-            return Look {
-                window: step.entry.period.window_at(now),
-                row: None,
-                counts: Counts::default(),
-            };
+        let (window, row, counts) = match group.as_ref() {
+            None => (step.entry.period.window_at(now), None, Counts::default()),
+            Some(group) => {
+                let (row, counts) = self.counters().peek(group, group.fingerprint(step.charge.key));
+                (group.window, row, counts)
+            }
         };
-        let (row, counts) = self.counters().peek(group, group.fingerprint(step.charge.key));
+        let mut policy = step.entry.schedule.at(window.start);
+        if policy.mode == SyncMode::Bounded {
+            policy.mode = self.fallback(window).unwrap_or(policy.mode);
+        }
         Look {
-            window: group.window,
+            window,
+            policy,
             row,
-            counts: step.entry.seen(counts),
+            counts: policy.seen(counts),
         }
     }
 }
@@ -86,18 +93,16 @@ impl Step<'_> {
     /// `stop` is how this step stopped the request, if it did. It did so on what it saw then: rights that
     /// came since do not undo a denial, but asking once more will find them.
     fn verdict(&self, look: &Look, stop: Option<Stop>) -> Verdict {
-        if self.passes_limit(look.counts) {
+        if self.passes_limit(look.counts, look.policy) {
             return Verdict::Stops;
         }
         let hits = u64::from(self.charge.hits.get());
-        let missing = hits.saturating_sub(look.counts.rights());
         let was_refused = matches!(stop, Some(Stop::Full(_)));
         match look.row {
-            Some(row) if self.entry.mode == SyncMode::Bounded && (missing > 0 || was_refused) => {
-                Verdict::Short(Short {
-                    row,
-                    missing: missing.max(1),
-                })
+            Some(row)
+                if look.policy.mode == SyncMode::Bounded && (hits > look.counts.rights() || was_refused) =>
+            {
+                Verdict::Short(Short { row, hits })
             }
             _ if stop.is_some() => Verdict::Stops,
             _ => Verdict::Fits,

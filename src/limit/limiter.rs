@@ -5,7 +5,7 @@
 //! see a request in every window or in none.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -14,13 +14,15 @@ use smallvec::SmallVec;
 use super::counters::{Backoff, Counters, Counts, Short, Taking};
 use super::headers::HeaderNames;
 use super::key::KeyHash;
-use super::mode::{Overflow, SyncMode};
+use super::mode::{Overflow, SyncMode, WithoutShare};
 use super::names::KeyNames;
 use super::rule::{Hits, Rule};
+use super::schedule::Policy;
 use super::significance::Significance;
-use super::step::{Answer, Held, Step, Steps, Stop};
-use super::table::{RuleTable, WindowEntry};
+use super::step::{Answer, Held, Hold, Step, Steps, Stop};
+use super::table::RuleTable;
 use super::time::UnixMillis;
+use super::waiting::WaitingRoom;
 use super::window::{Period, Window};
 
 /// One rule to charge for a request, and whom.
@@ -64,6 +66,27 @@ pub struct WindowState {
     pub reset_seconds: u64,
 }
 
+/// What replication has to do with what was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// Nothing now: it takes the rows when it comes to it.
+    #[default]
+    No,
+    /// Wake it: rights are to be asked for before there are none. No peer counts on these hits.
+    Wake,
+    /// Wake it, and let the response wait until the counts have left: a client that then asks another node comes
+    /// after its own hits.
+    Await,
+}
+
+impl Due {
+    /// Whether replication is to be woken.
+    #[must_use]
+    pub fn is_due(self) -> bool {
+        self != Self::No
+    }
+}
+
 /// What [`Limiter::check`] decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -71,8 +94,8 @@ pub struct Decision {
     pub outcome: Outcome,
     /// Every window that was looked at, in the order of the charges.
     pub windows: SmallVec<[WindowState; 4]>,
-    /// Some counted row is due (see [`Significance::is_due`]): wake replication now.
-    pub due: bool,
+    /// Whether some counted row is due (see [`Significance::is_due`]).
+    pub due: Due,
     /// A row was made for it, or counted its first hit of this node: the moment to tell
     /// [`Limiter::names`] who its key is.
     pub created: bool,
@@ -93,6 +116,8 @@ pub struct Limiter {
     generation: AtomicU64,
     /// Whether [`Overflow::Allow`] holds.
     allows_overflow: AtomicBool,
+    /// A [`WithoutShare`], by its place in [`WITHOUT_SHARE`].
+    without_share: AtomicU8,
     /// Held while the rules or the mode change; never by a decision.
     changing: Mutex<()>,
 }
@@ -102,6 +127,8 @@ fn is_first(counts: Counts, charge: &Charge) -> bool {
     counts.own == u64::from(charge.hits.get())
 }
 
+/// Every value, by the number that stands for it.
+const WITHOUT_SHARE: [WithoutShare; 3] = [WithoutShare::Deny, WithoutShare::Gossip, WithoutShare::Local];
 /// Names kept for the operator: at 128 bytes each, some 3 MB.
 const NAMES_MAX: usize = 16_384;
 /// Times that a decision gives way to others that reserved before it. Those need a microsecond unless
@@ -113,9 +140,9 @@ impl Limiter {
     /// 64, at most 2^30).
     #[must_use]
     pub fn new(rules: Vec<Rule>, mode: SyncMode, significance: Significance, max_keys: u32) -> Self {
-        let table = RuleTable::new(rules.into(), mode, 0);
+        let table = RuleTable::new(rules.into(), mode);
         let counters = Arc::new(Counters::new(max_keys));
-        counters.set_policies(table.policies());
+        counters.set_schedules(table.schedules());
         Self {
             table: ArcSwap::from_pointee(table),
             counters,
@@ -124,6 +151,7 @@ impl Limiter {
             replicas: AtomicU32::new(1),
             generation: AtomicU64::new(0),
             allows_overflow: AtomicBool::new(false),
+            without_share: AtomicU8::new(0),
             changing: Mutex::new(()),
         }
     }
@@ -160,30 +188,75 @@ impl Limiter {
     /// this node. Takes no lock.
     #[must_use]
     pub fn check(&self, charges: &[Charge], now: UnixMillis) -> Decision {
+        let mut decision = Decision {
+            outcome: Outcome::Admitted,
+            windows: SmallVec::new(),
+            due: Due::No,
+            created: false,
+            short: SmallVec::new(),
+        };
+        self.decide(charges, now, &mut decision);
+        decision
+    }
+
+    /// Begins to fetch from memory what [`Limiter::check`] of the same charges will read. For a caller that has
+    /// other work to do in between: with a million keys, that wait is most of a decision. Changes nothing.
+    #[inline]
+    pub fn prefetch(&self, charges: &[Charge], now: UnixMillis) {
         let table = self.table.load();
-        match charges {
-            [charge] if table.windows(charge.rule).len() == 1 => self.check_one(&table, charge, now),
-            _ => self.check_all(&table, charges, now),
+        for charge in charges {
+            for entry in table.windows(charge.rule) {
+                self.prefetch_step(&Step { entry, charge }, now);
+            }
         }
     }
 
-    /// The cluster-wide mode in force.
+    #[inline]
+    fn prefetch_step(&self, step: &Step<'_>, now: UnixMillis) {
+        if let Some((_, salt)) = step.entry.window_at(now) {
+            self.counters.prefetch(step.fingerprint(salt));
+        }
+    }
+
+    /// Fills in an admission of nothing: a decision is too large to be moved on its way to the caller.
+    #[inline(never)]
+    fn decide(&self, charges: &[Charge], now: UnixMillis, decision: &mut Decision) {
+        let table = self.table.load();
+        if let [charge] = charges
+            && table.windows(charge.rule).len() == 1
+        {
+            self.check_one(&table, charge, now, decision);
+        } else {
+            *decision = self.check_all(&table, charges, now);
+        }
+    }
+
+    /// The cluster-wide mode as last set. Windows that started before may have the one before.
     #[must_use]
     pub fn mode(&self) -> SyncMode {
         self.table.load().mode
     }
 
-    /// Changes the cluster-wide mode at once. The caller then wakes replication, which finds every row
-    /// in [`Counters::take_changed`].
-    pub fn set_mode(&self, mode: SyncMode) {
-        self.change(|table| (Arc::clone(&table.rules), mode));
+    /// Changes the cluster-wide mode: at once, but where the old or the new one is bounded. There, windows that
+    /// start at or before `from` keep the mode they have, and later ones have the new one; the caller sees to it
+    /// that no window that starts later has begun. The caller then wakes replication, which finds every row in
+    /// [`Counters::take_changed`].
+    pub fn set_mode(&self, mode: SyncMode, from: UnixMillis) {
+        self.change(|table| table.next(Arc::clone(&table.rules), mode, from));
     }
 
-    /// Puts other rules in force at once. Counts stay with the rules that keep their name, what they
-    /// count by and their periods. The caller then wakes replication.
-    pub fn set_rules(&self, rules: Vec<Rule>) {
-        let rules: Arc<[Rule]> = rules.into();
-        self.change(|table| (rules, table.mode));
+    /// Puts other rules in force: at once, but where the old or the new mode of a window is bounded, as
+    /// [`Limiter::set_mode`] has it. Counts stay with the rules that keep their name, what they count by and
+    /// their periods. The caller then wakes replication.
+    pub fn set_rules(&self, rules: Vec<Rule>, from: UnixMillis) {
+        self.change(|table| table.next(rules.into(), table.mode, from));
+    }
+
+    /// The periods of which a window that has not ended by `now`, or one that is to come, is in bounded mode:
+    /// those that a share may be taken of. Each once, in rising order.
+    #[must_use]
+    pub fn bounded_periods(&self, now: UnixMillis) -> Vec<Period> {
+        self.table.load().bounded_periods(now)
     }
 
     /// Tells how many replicas share the limits (at least 1): the divisor of [`Significance`].
@@ -205,6 +278,31 @@ impl Limiter {
         }
     }
 
+    /// Says what becomes of a request under a bounded rule while this replica has taken no share of its window: it
+    /// is denied unless peers grant rights, until this is called.
+    pub fn set_without_share(&self, without_share: WithoutShare) {
+        let number = WITHOUT_SHARE.iter().position(|value| *value == without_share);
+        let number = number.and_then(|number| u8::try_from(number).ok());
+        self.without_share.store(number.unwrap_or(0), Relaxed);
+    }
+
+    /// The mode that decides in place of bounded in `window`: none once this replica has a share of it.
+    #[cold]
+    pub(super) fn fallback(&self, window: Window) -> Option<SyncMode> {
+        self.fallback_mode()
+            .filter(|_| !self.counters.is_decided(window.start))
+    }
+
+    fn fallback_mode(&self) -> Option<SyncMode> {
+        WITHOUT_SHARE[usize::from(self.without_share.load(Relaxed))].fallback()
+    }
+
+    /// Where requests wait for rights.
+    #[must_use]
+    pub fn waiting(&self) -> &Arc<WaitingRoom> {
+        self.counters.waiting()
+    }
+
     /// Tells replication that rights are wanted for the rows of [`Decision::short`], by
     /// [`Counters::take_wanted`]. False when it has too many of them to see to: nobody will ask for these.
     /// The caller then wakes replication, and decides again once rights have come.
@@ -212,13 +310,11 @@ impl Limiter {
         short.iter().all(|short| self.counters.want(*short))
     }
 
-    fn change(&self, next: impl FnOnce(&RuleTable) -> (Arc<[Rule]>, SyncMode)) {
+    fn change(&self, next: impl FnOnce(&RuleTable) -> RuleTable) {
         // What it guards is the order of changes; a panic in one leaves the former table in force.
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.table.load_full();
-        let (rules, mode) = next(&current);
-        let table = RuleTable::new(rules, mode, current.generation + 1);
-        self.counters.set_policies(table.policies());
+        let table = next(&self.table.load_full());
+        self.counters.set_schedules(table.schedules());
         self.generation.store(table.generation, SeqCst);
         self.table.store(Arc::new(table));
         // A decision under the former table may count a row as local after this walk passed it. It reads
@@ -227,13 +323,13 @@ impl Limiter {
     }
 
     /// The common case: one rule with one window.
-    fn check_one(&self, table: &RuleTable, charge: &Charge, now: UnixMillis) -> Decision {
+    #[inline]
+    fn check_one(&self, table: &RuleTable, charge: &Charge, now: UnixMillis, decision: &mut Decision) {
         let entry = &table.windows(charge.rule)[0];
         let step = Step { entry, charge };
         let mut backoff = Backoff::default();
         for _ in 0..CONTENTION_ROUNDS_MAX {
-            let answer = self.offer(&step, Taking::Count, now);
-            let (windows, outcome, due, created) = match answer {
+            let state = match self.offer(&step, Taking::Count, now) {
                 Answer::Contended => {
                     backoff.wait();
                     continue;
@@ -242,52 +338,40 @@ impl Limiter {
                     slot,
                     counts,
                     window,
+                    policy,
                     created,
                 } => {
-                    let due = self.counted(table, entry, slot, counts);
-                    let remaining = entry.limit.saturating_sub(counts.total());
-                    (
-                        step.state(window, remaining, now),
-                        Outcome::Admitted,
-                        due,
-                        created || is_first(counts, charge),
-                    )
+                    decision.due = self.counted(table, policy, slot, counts);
+                    decision.created = created || is_first(counts, charge);
+                    let remaining = policy.limit.saturating_sub(counts.total());
+                    step.state(window, policy.limit, remaining, now)
                 }
-                Answer::Uncounted { window } => {
-                    let remaining = entry.limit.saturating_sub(charge.hits.get().into());
-                    (
-                        step.state(window, remaining, now),
-                        Outcome::Admitted,
-                        false,
-                        false,
-                    )
-                }
+                Answer::Uncounted { window, policy } => step.uncounted(window, policy, now),
                 Answer::Refused {
                     short: true, created, ..
-                } => return self.denial(&[step], Stop::Full(0), created, now),
+                } => {
+                    *decision = self.denial(&[step], Stop::Full(0), created, now);
+                    return;
+                }
                 Answer::Refused {
                     window,
+                    policy,
                     created,
                     short: false,
-                } => (
-                    step.state(window, 0, now),
-                    Outcome::Denied { window: 0 },
-                    false,
-                    created,
-                ),
+                } => {
+                    decision.outcome = Outcome::Denied { window: 0 };
+                    decision.created = created;
+                    step.state(window, policy.limit, 0, now)
+                }
             };
-            return Decision {
-                outcome,
-                windows: smallvec::smallvec![windows],
-                due,
-                created,
-                short: SmallVec::new(),
-            };
+            decision.windows.push(state);
+            return;
         }
-        self.denial(&[step], Stop::Contended(0), false, now)
+        *decision = self.denial(&[step], Stop::Contended(0), false, now);
     }
 
     /// Reserves in every window; then counts in all, or gives back and denies.
+    #[inline(never)]
     fn check_all(&self, table: &RuleTable, charges: &[Charge], now: UnixMillis) -> Decision {
         let steps: Steps<'_> = charges
             .iter()
@@ -298,11 +382,7 @@ impl Limiter {
                     .map(move |entry| Step { entry, charge })
             })
             .collect();
-        for step in &steps {
-            if let Some((_, salt)) = step.entry.window_at(now) {
-                self.counters.prefetch(step.ask(salt).fingerprint);
-            }
-        }
+        steps.iter().for_each(|step| self.prefetch_step(step, now));
         let mut backoff = Backoff::default();
         let mut created_any = false;
         let mut stop = Stop::Contended(0);
@@ -327,15 +407,21 @@ impl Limiter {
                 Answer::Taken {
                     slot,
                     window,
+                    policy,
                     created,
                     ..
                 } => {
                     *created_any |= created;
-                    held.push((Some(slot), window));
+                    let slot = Some(slot);
+                    held.push(Hold { slot, window, policy });
                     continue;
                 }
-                Answer::Uncounted { window } => {
-                    held.push((None, window));
+                Answer::Uncounted { window, policy } => {
+                    held.push(Hold {
+                        slot: None,
+                        window,
+                        policy,
+                    });
                     continue;
                 }
                 Answer::Refused { created, .. } => {
@@ -344,9 +430,9 @@ impl Limiter {
                 }
                 Answer::Contended => Stop::Contended(at),
             };
-            for ((slot, _), step) in held.iter().zip(steps) {
-                if let Some(slot) = slot {
-                    self.counters.release(*slot, step.charge.hits);
+            for (hold, step) in held.iter().zip(steps) {
+                if let Some(slot) = hold.slot {
+                    self.counters.release(slot, step.charge.hits);
                 }
             }
             return Err(stop);
@@ -362,16 +448,21 @@ impl Limiter {
         mut created: bool,
         now: UnixMillis,
     ) -> Decision {
-        let mut due = false;
-        let windows = held.iter().zip(steps).map(|((slot, window), step)| {
+        let mut due = Due::No;
+        let windows = held.iter().zip(steps).map(|(hold, step)| {
+            let Hold { slot, window, policy } = *hold;
             let Some(slot) = slot else {
-                let remaining = step.entry.limit.saturating_sub(step.charge.hits.get().into());
-                return step.state(*window, remaining, now);
+                return step.uncounted(window, policy, now);
             };
-            let counts = step.entry.seen(self.counters.commit(*slot, step.charge.hits));
-            due |= self.counted(table, step.entry, *slot, counts);
+            let counts = policy.seen(self.counters.commit(slot, step.charge.hits));
+            due = due.max(self.counted(table, policy, slot, counts));
             created |= is_first(counts, step.charge);
-            step.state(*window, step.entry.limit.saturating_sub(counts.total()), now)
+            step.state(
+                window,
+                policy.limit,
+                policy.limit.saturating_sub(counts.total()),
+                now,
+            )
         });
         let windows = windows.collect();
         Decision {
@@ -383,26 +474,28 @@ impl Limiter {
         }
     }
 
-    /// Hands a row that was counted in to replication; whether that is due at once.
+    /// Hands a row that was counted in by `policy` to replication.
     #[inline]
-    fn counted(&self, table: &RuleTable, entry: &WindowEntry, slot: u32, counts: Counts) -> bool {
-        if entry.mode == SyncMode::Local {
-            if self.generation.load(SeqCst) != table.generation {
+    fn counted(&self, table: &RuleTable, policy: Policy, slot: u32, counts: Counts) -> Due {
+        if policy.mode == SyncMode::Local {
+            // The mode may have changed meanwhile, or stand in for bounded.
+            if self.generation.load(SeqCst) != table.generation || self.fallback_mode().is_some() {
                 self.counters.mark_changed(slot);
             }
-            return false;
+            return Due::No;
         }
         self.counters.mark_changed(slot);
-        let replicas = self.replicas.load(Relaxed);
         let unsent = counts.own.saturating_sub(counts.published);
-        if entry.mode == SyncMode::Bounded {
-            // No peer counts on these hits. What cannot wait is to ask for rights before there are none.
-            return self.significance.is_due(unsent, counts.rights(), 1);
+        if policy.mode == SyncMode::Bounded {
+            let is_due = self.significance.is_due(unsent, counts.rights(), 1);
+            return if is_due { Due::Wake } else { Due::No };
         }
-        let remaining = entry.limit.saturating_sub(counts.total());
-        self.significance.is_due(unsent, remaining, replicas)
+        let (limit, replicas) = (policy.limit, self.replicas.load(Relaxed));
+        let remaining = limit.saturating_sub(counts.total());
+        let is_due = self.significance.is_due(unsent, remaining, replicas)
             && !self
                 .significance
-                .is_held_back(counts.own, counts.total(), entry.limit, replicas)
+                .is_held_back(counts.own, counts.total(), limit, replicas);
+        if is_due { Due::Await } else { Due::No }
     }
 }

@@ -14,6 +14,7 @@ mod limiter;
 mod mode;
 mod names;
 mod rule;
+mod schedule;
 mod shares;
 pub mod significance;
 mod step;
@@ -21,15 +22,17 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+mod waiting;
 mod window;
 
 pub use counters::{CounterStats, Counters, RowRef, RowView, Short, TableFull};
 pub use headers::HeaderNames;
 pub use key::{Identity, IdentityHasher, KeyHash, RowKey, RuleId};
-pub use limiter::{Charge, Decision, Limiter, Outcome, WindowState};
-pub use mode::{Overflow, SyncMode};
+pub use limiter::{Charge, Decision, Due, Limiter, Outcome, WindowState};
+pub use mode::{Overflow, SyncMode, WithoutShare};
 pub use names::KeyNames;
 pub use rule::{CountBy, Hits, Limit, Rule, RuleError, RuleScope, WindowLimit};
 pub use shares::{NoShares, Shares};
 pub use time::{Now, UnixMillis};
+pub use waiting::{Waiting, WaitingRoom, WaitingStats, Woken};
 pub use window::{Period, Window};

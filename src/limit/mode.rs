@@ -45,6 +45,41 @@ impl fmt::Display for SyncMode {
     }
 }
 
+/// What becomes of requests under a bounded rule while this replica has taken no share of their window. What
+/// peers grant is spent in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WithoutShare {
+    /// They are denied unless peers grant rights: the promise holds.
+    #[default]
+    Deny,
+    /// They are decided as in gossip mode: the promise does not hold meanwhile.
+    Gossip,
+    /// They are decided as in local mode: the promise does not hold meanwhile.
+    Local,
+}
+
+impl WithoutShare {
+    /// The mode that decides instead, if any.
+    #[must_use]
+    pub fn fallback(self) -> Option<SyncMode> {
+        match self {
+            Self::Deny => None,
+            Self::Gossip => Some(SyncMode::Gossip),
+            Self::Local => Some(SyncMode::Local),
+        }
+    }
+}
+
+impl fmt::Display for WithoutShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deny => "deny",
+            Self::Gossip => "gossip",
+            Self::Local => "local",
+        })
+    }
+}
+
 /// What becomes of a request under a bounded rule whose row finds no room in the table. Rows of a bounded
 /// rule are kept until their window ends, since one that came back would spend its share twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! Owns the question, not the answer: who is a member of a window, and of how many, is decided by the roster.
 
 use super::key::KeyHash;
+use super::time::UnixMillis;
 use super::window::Window;
 
 /// Says how much of a limit this replica may spend before any peer grants it more (the escrow of O'Neil
@@ -18,6 +19,10 @@ use super::window::Window;
 pub trait Shares: Send + Sync {
     /// The share of `limit` hits for `key` in `window`; 0 while this replica has none.
     fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64;
+
+    /// Whether this replica has a share of windows that start at `start`: before that, the answers for them are
+    /// 0 and may rise.
+    fn is_decided(&self, start: UnixMillis) -> bool;
 }
 
 /// No rights at all: the answer of a replica that no roster has given a share.
@@ -27,5 +32,9 @@ pub struct NoShares;
 impl Shares for NoShares {
     fn share(&self, _limit: u64, _key: KeyHash, _window: Window) -> u64 {
         0
+    }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        false
     }
 }

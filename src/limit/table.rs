@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, fence};
 use arc_swap::{ArcSwapOption, Guard};
 use smallvec::SmallVec;
 
-use super::counters::{Claim, Counters, Group, Policy};
+use super::counters::{Claim, Counters, Group};
 use super::headers::HeaderNames;
 use super::key::RuleId;
 use super::mode::SyncMode;
-use super::rule::Rule;
+use super::rule::{Rule, WindowLimit};
+use super::schedule::{Policy, Schedule};
 use super::time::UnixMillis;
 use super::window::{Period, Window};
 
@@ -30,8 +31,7 @@ pub(super) struct RuleTable {
 pub(super) struct WindowEntry {
     pub(super) id: RuleId,
     pub(super) period: Period,
-    pub(super) limit: u64,
-    pub(super) mode: SyncMode,
+    pub(super) schedule: Schedule,
     /// The group of the window in progress, so that neither calendar nor registry is asked each time.
     current: ArcSwapOption<Group>,
     /// The two things of it that a decision needs when the row exists.
@@ -39,19 +39,45 @@ pub(super) struct WindowEntry {
 }
 
 impl RuleTable {
-    pub(super) fn new(rules: Arc<[Rule]>, mode: SyncMode, generation: u64) -> Self {
-        let entries = rules.iter().map(|rule| {
-            let mode = rule.mode.unwrap_or(mode);
-            rule.windows.iter().map(move |window| WindowEntry {
-                id: rule.id(window.period),
-                period: window.period,
+    /// The first table of a limiter: all windows have the policies of `rules`.
+    pub(super) fn new(rules: Arc<[Rule]>, mode: SyncMode) -> Self {
+        Self::with(rules, mode, 0, |_, policy, _| policy.into())
+    }
+
+    /// The table that follows this one. Where bounded mode is involved, windows that start at or before `from`
+    /// keep their policies: see [`Schedule::change`].
+    pub(super) fn next(&self, rules: Arc<[Rule]>, mode: SyncMode, from: UnixMillis) -> Self {
+        let former = self.schedules();
+        Self::with(rules, mode, self.generation + 1, |id, policy, period| {
+            let former = former.get(&id);
+            former.map_or_else(|| policy.into(), |former| former.change(policy, from, period))
+        })
+    }
+
+    fn with(
+        rules: Arc<[Rule]>,
+        mode: SyncMode,
+        generation: u64,
+        schedule: impl Fn(RuleId, Policy, Period) -> Schedule,
+    ) -> Self {
+        let entry = |rule: &Rule, window: &WindowLimit| {
+            let policy = Policy {
                 limit: window.limit.hits(),
-                mode,
+                mode: rule.mode.unwrap_or(mode),
+            };
+            let id = rule.id(window.period);
+            WindowEntry {
+                id,
+                period: window.period,
+                schedule: schedule(id, policy, window.period),
                 current: ArcSwapOption::empty(),
                 recent: Recent::default(),
-            })
-        });
-        let entries = entries.map(Iterator::collect).collect();
+            }
+        };
+        let entries = rules
+            .iter()
+            .map(|rule| rule.windows.iter().map(|window| entry(rule, window)).collect())
+            .collect();
         let periods = rules
             .iter()
             .flat_map(|rule| &rule.windows)
@@ -72,19 +98,19 @@ impl RuleTable {
         self.entries.get(rule).map_or(&[], SmallVec::as_slice)
     }
 
-    pub(super) fn policies(&self) -> HashMap<RuleId, Policy> {
+    pub(super) fn schedules(&self) -> HashMap<RuleId, Schedule> {
         let entries = self.entries.iter().flatten();
-        entries
-            .map(|entry| {
-                (
-                    entry.id,
-                    Policy {
-                        limit: entry.limit,
-                        mode: entry.mode,
-                    },
-                )
-            })
-            .collect()
+        entries.map(|entry| (entry.id, entry.schedule.clone())).collect()
+    }
+
+    /// The periods with a window that has not ended by `now`, or is to come, in bounded mode; each once.
+    pub(super) fn bounded_periods(&self, now: UnixMillis) -> Vec<Period> {
+        let entries = self.entries.iter().flatten();
+        let bounded = entries.filter(|entry| entry.schedule.is_bounded(now, entry.period));
+        let mut periods: Vec<_> = bounded.map(|entry| entry.period).collect();
+        periods.sort_unstable();
+        periods.dedup();
+        periods
     }
 }
 

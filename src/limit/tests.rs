@@ -96,7 +96,7 @@ fn a_denied_request_counts_in_no_window_and_shows_what_is_unconsumed_elsewhere()
         let denied = limiter.check(&both, NOW);
         assert_eq!(denied.outcome, Outcome::Denied { window: 0 });
         assert_eq!(remaining(&denied), [0, 98, 48]);
-        assert!(!denied.due);
+        assert_eq!(denied.due, Due::No);
     }
     let next = NOW.plus(Duration::from_secs(1));
     assert_eq!(remaining(&limiter.check(&both, next)), [1, 97, 47]);
@@ -131,11 +131,11 @@ fn peers_hits_count_in_gossip_mode_only_and_are_remembered_in_local_mode() {
     let limiter = limiter(vec![a.clone()], SyncMode::Local);
     limiter.counters().store_peers(row(&limiter, &a, NOW), 4);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [4]);
-    limiter.set_mode(SyncMode::Gossip);
+    limiter.set_mode(SyncMode::Gossip, NOW);
     assert_eq!(limiter.mode(), SyncMode::Gossip);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [0]);
     assert!(!is_admitted(&limiter.check(&[charge(0)], NOW)));
-    limiter.set_mode(SyncMode::Local);
+    limiter.set_mode(SyncMode::Local, NOW);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [3]);
 }
 
@@ -146,15 +146,15 @@ fn local_rows_wait_for_no_replication_until_gossip_comes_on() {
         ..rule("b", &["5/minute"])
     };
     let limiter = limiter(vec![rule("a", &["5/minute"]), overridden], SyncMode::Local);
-    assert!(!limiter.check(&[charge(0), charge(1)], NOW).due);
+    assert_eq!(limiter.check(&[charge(0), charge(1)], NOW).due, Due::No);
     assert_eq!(limiter.counters().take_changed(), None);
-    limiter.set_mode(SyncMode::Gossip);
+    limiter.set_mode(SyncMode::Gossip, NOW);
     let views = std::iter::from_fn(|| limiter.counters().take_changed())
         .map(|row| limiter.counters().view(row).unwrap());
     let mut replicated: Vec<_> = views.map(|view| (view.own, view.replicated)).collect();
     replicated.sort_unstable();
     assert_eq!(replicated, [(1, false), (1, true)]);
-    assert!(limiter.check(&[charge(0)], NOW).due);
+    assert_eq!(limiter.check(&[charge(0)], NOW).due, Due::Await);
     assert!(limiter.counters().take_changed().is_some());
     assert_eq!(limiter.counters().take_changed(), None);
 }
@@ -167,7 +167,7 @@ fn a_change_is_due_near_the_limit_and_not_far_from_it_or_once_published() {
     let row = row(&limiter, &a, NOW);
     let due: Vec<u64> = (1..=1000)
         .filter(|_| {
-            let due = limiter.check(&[charge(0)], NOW).due;
+            let due = limiter.check(&[charge(0)], NOW).due.is_due();
             if due {
                 limiter
                     .counters()
@@ -197,10 +197,10 @@ fn a_change_is_due_near_the_limit_and_not_far_from_it_or_once_published() {
 fn a_changed_limit_applies_at_once_and_keeps_the_count() {
     let limiter = limiter(vec![rule("a", &["5/minute"])], SyncMode::Gossip);
     (0..3).for_each(|_| assert!(is_admitted(&limiter.check(&[charge(0)], NOW))));
-    limiter.set_rules(vec![rule("new", &["9/minute"]), rule("a", &["3/minute"])]);
+    limiter.set_rules(vec![rule("new", &["9/minute"]), rule("a", &["3/minute"])], NOW);
     assert!(!is_admitted(&limiter.check(&[charge(1)], NOW)));
     assert_eq!(limiter.rules().len(), 2);
-    limiter.set_rules(vec![rule("a", &["7/minute"])]);
+    limiter.set_rules(vec![rule("a", &["7/minute"])], NOW);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [3]);
 }
 

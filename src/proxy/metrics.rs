@@ -72,6 +72,35 @@ impl UpstreamFailure {
     }
 }
 
+/// How a wait for rights ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitEnd {
+    /// Rights came, and the request was admitted.
+    Served,
+    /// It was denied before its time was over: no rights are left anywhere.
+    Exhausted,
+    /// It was denied when its time was over.
+    TimedOut,
+    /// Its client went away.
+    ClientGone,
+}
+
+impl WaitEnd {
+    /// Every way to end, in the order of [`ProxySnapshot::waits`].
+    pub const ALL: [Self; 4] = [Self::Served, Self::Exhausted, Self::TimedOut, Self::ClientGone];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Exhausted => "exhausted",
+            Self::TimedOut => "timed_out",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
 /// Sums over all workers at about one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxySnapshot {
@@ -81,6 +110,19 @@ pub struct ProxySnapshot {
     pub admitted: u64,
     /// Limited requests that were denied.
     pub denied: u64,
+    /// Of those, requests that lacked nothing but rights at the end: peers may have had some.
+    pub denied_short: u64,
+    /// Requests that began to wait for rights. Those that no [`ProxySnapshot::waits`] has wait now.
+    pub waits_started: u64,
+    /// Requests that found too many waiting to wait themselves.
+    pub turned_away: u64,
+    /// Waits that ended, in the order of [`WaitEnd::ALL`].
+    pub waits: [u64; WaitEnd::ALL.len()],
+    /// Waits by how long they were: not cumulative, in the order of [`LATENCY_BUCKETS`], and at last what is
+    /// longer.
+    pub wait_time: [u64; LATENCY_BUCKETS.len() + 1],
+    /// Sum of those times in microseconds.
+    pub wait_micros: u64,
     /// Requests being answered now.
     pub in_flight: u64,
     /// Client connections open now.
@@ -118,8 +160,14 @@ impl ProxyMetrics {
             add_all(&mut sum.responses, &shard.responses);
             add_all(&mut sum.upstream_failures, &shard.upstream_failures);
             add_all(&mut sum.latency, &shard.latency);
+            add_all(&mut sum.waits, &shard.waits);
+            add_all(&mut sum.wait_time, &shard.wait_time);
             sum.admitted += shard.admitted.0.load(Relaxed);
             sum.denied += shard.denied.0.load(Relaxed);
+            sum.denied_short += shard.denied_short.0.load(Relaxed);
+            sum.waits_started += shard.waits_started.0.load(Relaxed);
+            sum.turned_away += shard.turned_away.0.load(Relaxed);
+            sum.wait_micros += shard.wait_micros.0.load(Relaxed);
             sum.in_flight += shard.in_flight.0.load(Relaxed);
             sum.connections += shard.connections.0.load(Relaxed);
             sum.accepted += shard.accepted.0.load(Relaxed);
@@ -137,6 +185,9 @@ pub(super) struct Shard {
     responses: [Count; 5],
     pub(super) admitted: Count,
     pub(super) denied: Count,
+    pub(super) denied_short: Count,
+    pub(super) waits_started: Count,
+    pub(super) turned_away: Count,
     pub(super) in_flight: Count,
     pub(super) connections: Count,
     pub(super) accepted: Count,
@@ -144,6 +195,9 @@ pub(super) struct Shard {
     upstream_failures: [Count; UpstreamFailure::ALL.len()],
     latency: [Count; LATENCY_BUCKETS.len() + 1],
     latency_micros: Count,
+    waits: [Count; WaitEnd::ALL.len()],
+    wait_time: [Count; LATENCY_BUCKETS.len() + 1],
+    wait_micros: Count,
 }
 
 impl Shard {
@@ -151,10 +205,15 @@ impl Shard {
     pub(super) fn responded(&self, status: StatusCode, latency: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.responses[class].add(1);
-        let bucket = LATENCY_BUCKETS.iter().position(|bound| latency <= *bound);
-        self.latency[bucket.unwrap_or(LATENCY_BUCKETS.len())].add(1);
-        self.latency_micros
-            .add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.latency[bucket_of(latency)].add(1);
+        self.latency_micros.add(micros(latency));
+    }
+
+    /// Counts a wait for rights that `end`ed after `time`.
+    pub(super) fn waited(&self, end: WaitEnd, time: Duration) {
+        self.waits[end as usize].add(1);
+        self.wait_time[bucket_of(time)].add(1);
+        self.wait_micros.add(micros(time));
     }
 
     pub(super) fn upstream_failed(&self, failure: UpstreamFailure) {
@@ -174,6 +233,16 @@ impl Count {
     pub(super) fn sub(&self, less: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(less), Relaxed);
     }
+}
+
+/// The place in a histogram by [`LATENCY_BUCKETS`].
+fn bucket_of(time: Duration) -> usize {
+    let bucket = LATENCY_BUCKETS.iter().position(|bound| time <= *bound);
+    bucket.unwrap_or(LATENCY_BUCKETS.len())
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn add_all<const N: usize>(sums: &mut [u64; N], counts: &[Count; N]) {
@@ -200,10 +269,17 @@ mod tests {
         for failure in UpstreamFailure::ALL {
             metrics.shard(0).upstream_failed(failure);
         }
+        for end in WaitEnd::ALL {
+            metrics.shard(1).waited(end, 3 * ms);
+        }
         let sum = metrics.snapshot();
         assert_eq!(sum.responses, [0, 2, 0, 0, 1]);
         assert_eq!(sum.upstream_failures, [1; 6]);
         assert_eq!((sum.latency[2], sum.latency[3], sum.latency[14]), (1, 1, 1));
         assert_eq!(sum.latency_micros, 11_002_000);
+        assert_eq!(
+            (sum.waits, sum.wait_time[4], sum.wait_micros),
+            ([1; 4], 4, 12_000)
+        );
     }
 }

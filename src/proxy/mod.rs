@@ -22,6 +22,7 @@ mod preface;
 mod respond;
 mod route;
 mod service;
+mod wait;
 mod worker;
 
 #[cfg(test)]
@@ -44,14 +45,14 @@ use charge::ChargePlan;
 use route::Router;
 use worker::Worker;
 
-pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure};
+pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
 
 /// Ends once the peers have been told, as far as this node can: what they hear is on its way.
 pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Called right after a decision that peers should hear of at once, on the request's thread: must return
-/// at once. The response is held until what it returns has ended, or for 5 ms: a client
-/// that then asks another node comes after its own count.
+/// Called right after a decision that peers should hear of at once, or whose rights they are to be asked for, on
+/// the request's thread: must return at once. Where peers count on it, the response is held until what it
+/// returns has ended, or for 5 ms: a client that then asks another node comes after its own count.
 pub type OnDue = Arc<dyn Fn() -> Announced + Send + Sync>;
 
 /// The longest that a response waits for its count to leave this node. Long against a turn of the gossip

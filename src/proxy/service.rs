@@ -6,11 +6,11 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a shell: requests are timed and counted by real clocks"
+    reason = "a shell: requests are timed by a real clock"
 )]
 
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -29,8 +29,9 @@ use super::headers::{
 };
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{normalize, strip};
+use super::wait::{wait_for_rights, wall_clock};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
-use crate::limit::{Decision, Outcome, UnixMillis};
+use crate::limit::{Charge, Decision, Due, Outcome};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -100,13 +101,13 @@ impl<'c> Turn<'c> {
     async fn proxy(&mut self, request: Request<Incoming>) -> Result<Passed, Refusal> {
         check_form(&request, self.shared().config().proxy.headers_max)?;
         let host = requested_host(&request)?;
-        let (route, path) = self.admit(&request, host.as_ref())?;
+        let (route, path) = self.admit(&request, host.as_ref()).await?;
         let passed = self.pass_on(request, route, &path, host.as_ref()).await;
         passed.map_err(|error| self.upstream_refusal(error))
     }
 
     /// Finds the route and charges the limits. Answers the path that goes upstream.
-    fn admit(
+    async fn admit(
         &mut self,
         request: &Request<Incoming>,
         host: Option<&HeaderValue>,
@@ -115,40 +116,61 @@ impl<'c> Turn<'c> {
             .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
-        self.charge(route, request.headers(), &path)?;
-        Ok((route, upstream_path(request, route, &path)?))
-    }
-
-    fn charge(&mut self, route: &RouteState, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
         if route.plan.is_empty() {
-            return Ok(());
+            return Ok((route, upstream_path(request, route, &path)?));
         }
-        let shared = self.shared();
-        let trusted = &shared.config().proxy.trusted_proxies;
+        let limiter = self.shared().limiter();
+        let trusted = &self.shared().config().proxy.trusted_proxies;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, headers, trusted),
-            headers,
-            path,
+            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            headers: request.headers(),
+            path: &path,
             route: &route.config,
         };
-        let charges = route.plan.charges(&subject, shared.hasher());
-        let decision = shared.limiter().check(&charges, wall_clock());
-        if decision.due {
-            self.announced = Some(shared.announce());
+        let charges = route.plan.charges(&subject, self.shared().hasher());
+        let now = wall_clock();
+        limiter.prefetch(&charges, now);
+        // Worked out while the counters are on their way. What cannot be passed on is not counted.
+        let upstream_path = upstream_path(request, route, &path)?;
+        let mut decision = limiter.check(&charges, now);
+        if !decision.short.is_empty() {
+            let shard = self.connection.worker().shard();
+            // Boxed, so that requests that wait for nothing carry none of it.
+            decision = Box::pin(wait_for_rights(self.shared(), shard, &charges, decision)).await;
+        }
+        self.apply(decision, &charges, &subject, route)?;
+        Ok((route, upstream_path))
+    }
+
+    /// Does what a decision says.
+    fn apply(
+        &mut self,
+        decision: Decision,
+        charges: &[Charge],
+        subject: &Subject<'_>,
+        route: &RouteState,
+    ) -> Result<(), Refusal> {
+        let shared = self.shared();
+        match decision.due {
+            Due::No => {}
+            Due::Wake => drop(shared.announce()),
+            Due::Await => self.announced = Some(shared.announce()),
         }
         if decision.created {
-            let identities = route.plan.identities(&subject);
+            let identities = route.plan.identities(subject);
             for (charge, identity) in charges.iter().zip(identities) {
                 shared.limiter().names().record(charge.key, &identity);
             }
         }
         let outcome = decision.outcome;
+        let is_short = !decision.short.is_empty();
         self.decision = Some(decision);
         let shard = self.connection.worker().shard();
         match outcome {
             Outcome::Admitted => shard.admitted.add(1),
             Outcome::Denied { .. } => {
                 shard.denied.add(1);
+                shard.denied_short.add(u64::from(is_short));
                 return Err(Refusal::Denied);
             }
         }
@@ -330,9 +352,4 @@ fn upstream_path(
     }
     path.try_into()
         .map_err(|_| Refusal::BadRequest("the request's path is not valid"))
-}
-
-fn wall_clock() -> UnixMillis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::limit::{Now, RowView, UnixMillis};
 
-use super::codec::{self, Delta, DeltaRow, Interval, Version};
+use super::codec::{self, Delta, DeltaRow, Grant, Interval, Version};
 use super::core::Replication;
 use super::log::{LogEntry, OriginIndex};
 use super::origin::OWN;
@@ -101,14 +101,14 @@ impl<'a> Composer<'a> {
             .above(self.after)
             .take_while(|entry| entry.version() <= end)
         {
-            let tenant = core.rows.at(*entry);
+            let tenant = core.rows.at(entry);
             let Some((row, state)) = tenant else {
                 // Of our own log, what was evicted is empty: docs/protocol.md, "Holes".
                 if self.log == OWN || entry.ended_by() <= self.wall {
                     continue;
                 }
                 self.close(entry.version() - 1);
-                return Some(*entry);
+                return Some(entry);
             };
             let peer_count = state.peer(entry.subject()).map(|peer| peer.count());
             if entry.subject() != OWN && peer_count.is_none() {
@@ -119,23 +119,24 @@ impl<'a> Composer<'a> {
                     continue;
                 }
                 self.close(entry.version() - 1);
-                return Some(*entry);
+                return Some(entry);
             };
             let count = if entry.subject() == OWN {
                 view.published
             } else {
                 peer_count.unwrap_or_default()
             };
-            if count == 0 || self.moves_within(entry, count) {
+            if count == 0 || self.moves_within(&entry, count) {
                 continue;
             }
-            if !self.fits(entry, count, &view) {
+            let grants = core.transfers.grants_of(row, entry.subject());
+            if !self.fits(&entry, count, &grants, &view) {
                 self.close(entry.version() - 1);
                 if self.deltas.len() >= most {
                     return None;
                 }
             }
-            self.push(entry, count, &view);
+            self.push(&entry, count, grants, &view);
         }
         self.close(end);
         None
@@ -165,9 +166,9 @@ impl<'a> Composer<'a> {
         }
     }
 
-    fn cost(&self, entry: &LogEntry, count: u64, view: &RowView) -> usize {
+    fn cost(&self, entry: &LogEntry, count: u64, grants: &[Grant], view: &RowView) -> usize {
         // A row may move to a later place of its delta, so it is charged at the last.
-        let row = codec::row_bytes(self.to - self.after, count);
+        let row = codec::row_bytes(self.to - self.after, count) + codec::grants_bytes(grants);
         let is_known = self.groups.contains(&Self::group(entry, view));
         if is_known {
             row
@@ -176,12 +177,12 @@ impl<'a> Composer<'a> {
         }
     }
 
-    fn fits(&self, entry: &LogEntry, count: u64, view: &RowView) -> bool {
-        self.rows.is_empty() || self.bytes + self.cost(entry, count, view) <= self.room
+    fn fits(&self, entry: &LogEntry, count: u64, grants: &[Grant], view: &RowView) -> bool {
+        self.rows.is_empty() || self.bytes + self.cost(entry, count, grants, view) <= self.room
     }
 
-    fn push(&mut self, entry: &LogEntry, count: u64, view: &RowView) {
-        self.bytes += self.cost(entry, count, view);
+    fn push(&mut self, entry: &LogEntry, count: u64, grants: Vec<Grant>, view: &RowView) {
+        self.bytes += self.cost(entry, count, &grants, view);
         let group = Self::group(entry, view);
         if !self.groups.contains(&group) {
             self.groups.push(group);
@@ -194,6 +195,7 @@ impl<'a> Composer<'a> {
             subject,
             key: view.key,
             count,
+            grants,
         });
     }
 

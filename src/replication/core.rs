@@ -20,6 +20,7 @@ use super::log::OriginIndex;
 use super::origin::{OWN, Origins, Waiting};
 use super::pacing::Pacer;
 use super::row::{Rows, g_counter};
+use super::transfer::Transfers;
 use crate::replica::ReplicaId;
 
 /// What an operator may tune. Every default says why.
@@ -178,10 +179,13 @@ pub struct Replication {
     /// Where the next digest begins: above the log of this replica.
     pub(super) digest_cursor: Option<ReplicaId>,
     pub(super) backlog: bool,
+    /// Rows may have changed that were not taken in yet.
+    pub(super) changes_left: bool,
     pub(super) leaving: bool,
     pub(super) catch_up: CatchUp,
     pub(super) retreated: Duration,
     pub(super) stats: ReplicationStats,
+    pub(super) transfers: Transfers,
 }
 
 impl Replication {
@@ -211,10 +215,12 @@ impl Replication {
             evicted: 0,
             digest_cursor: None,
             backlog: false,
+            changes_left: false,
             leaving: false,
             catch_up: CatchUp::default(),
             retreated: Duration::ZERO,
             stats: ReplicationStats::default(),
+            transfers: Transfers::default(),
             config,
         }
     }
@@ -261,6 +267,8 @@ impl Replication {
             self.rows.review_all();
             self.backlog = true;
         }
+        self.review_exhausted(now);
+        self.flush_transfers(now);
     }
 
     /// Sends digests to peers that have just appeared: to so few that a newcomer hears from a handful of
@@ -338,21 +346,28 @@ impl Replication {
                 self.check_caught_up();
             }
             Body::Digest(digest) => self.handle_digest(&frame.sender, sender, &digest, now),
+            Body::Transfers(transfers) => self.handle_transfers(sender, &transfers, now),
         }
         self.flush_due(now);
+        self.flush_transfers(now);
         Ok(())
     }
 
     /// Takes in what request threads counted since the last call, and sends what is due.
     pub fn handle_local_change(&mut self, now: Now) {
         self.take_changes(now);
+        self.take_wanted(now);
         self.flush_due(now);
+        self.flush_transfers(now);
     }
 
     /// [`Replication::poll_timeout`] has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.take_changes(now);
+        self.take_wanted(now);
+        self.retry_transfers(now);
         self.flush_due(now);
+        self.flush_transfers(now);
         self.ask_for_gaps(now);
         self.sweep(now);
         if now.monotonic >= self.next_tick {
@@ -361,7 +376,8 @@ impl Replication {
     }
 
     /// Stops holding anything back and pushes all that is unsent: on leaving. From here on every timeout
-    /// asks the peers how far they hold our log, until [`Replication::is_acknowledged`].
+    /// asks the peers how far they hold our log, until [`Replication::is_acknowledged`]. No rights are asked for or
+    /// granted any more.
     pub fn handle_leave(&mut self, now: Now) {
         self.take_changes(now);
         self.leaving = true;
@@ -376,13 +392,13 @@ impl Replication {
     }
 
     /// When (on the monotonic clock) [`Replication::handle_timeout`] wants to be called: for the next
-    /// tick, for due rows that the pacer holds, for a gap that was not filled, or for a backlog of ended
-    /// rows.
+    /// tick, for due rows that the pacer holds, for a gap that was not filled, for rights that were asked for in
+    /// vain, or for a backlog of ended rows.
     #[must_use]
     pub fn poll_timeout(&self) -> Duration {
         let due = (!self.due.is_empty() || !self.adopted.is_empty()).then(|| self.bursts.ready_at());
         let backlog = self.backlog.then_some(Duration::ZERO);
-        [due, self.next_gap, backlog]
+        [due, self.next_gap, backlog, self.transfers.poll_timeout()]
             .into_iter()
             .flatten()
             .min()

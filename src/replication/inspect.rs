@@ -2,7 +2,9 @@
 
 use super::codec::Version;
 use super::core::Replication;
-use super::origin::OWN;
+use super::log::OriginIndex;
+use super::origin::{OWN, Origin};
+use super::repair::relayable;
 use crate::replica::ReplicaId;
 
 /// What a replica claims to hold of one log.
@@ -12,6 +14,10 @@ pub struct Claim {
     pub log: ReplicaId,
     /// Everything up to here is held; of our own log, the newest version given.
     pub confirmed: Version,
+    /// Up to here it is passed on, whole, to whoever lacks it.
+    pub given: Version,
+    /// Rows stand in the log up to there.
+    pub has_places: bool,
     /// The lowest version known to be lost here.
     pub hole: Option<Version>,
     /// Rows that carry a count of the log's owner.
@@ -51,16 +57,31 @@ impl Replication {
     pub fn claims(&self) -> Vec<Claim> {
         let own = self.origins.own();
         let others = self.origins.sorted().filter(|(index, _)| *index != OWN);
-        let others = others.map(|(_, origin)| (origin, origin.progress.confirmed()));
-        std::iter::once((own, own.top))
+        std::iter::once((OWN, own))
             .chain(others)
-            .map(|(origin, confirmed)| Claim {
+            .map(|(index, origin)| (index, origin, given_whole(index, origin)))
+            .map(|(index, origin, given)| Claim {
                 log: origin.id.clone(),
-                confirmed,
+                confirmed: origin.held(index),
+                given,
+                has_places: origin
+                    .log
+                    .above(0)
+                    .next()
+                    .is_some_and(|first| first.version() <= given),
                 hole: origin.hole.map(|hole| hole.at),
                 rows: origin.rows,
             })
             .collect()
+    }
+
+    /// How many rows carry a count of `replica`.
+    #[must_use]
+    pub fn rows_of(&self, replica: &ReplicaId) -> usize {
+        let index = self.origins.index_of(replica);
+        index
+            .and_then(|index| self.origins.get(index))
+            .map_or(0, |origin| origin.rows)
     }
 
     /// How much this replica keeps.
@@ -86,4 +107,12 @@ impl Replication {
         }
         kept
     }
+}
+
+/// What is relayed of a log, none if it is cut short by a hole and rows may have left it for a place beyond:
+/// nobody can claim that.
+fn given_whole(index: OriginIndex, origin: &Origin) -> Version {
+    let given = relayable(index, origin);
+    let is_whole = origin.hole.is_none() || origin.log.complete_at(0, given, origin.held(index)) <= given;
+    if is_whole { given } else { 0 }
 }

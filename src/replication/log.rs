@@ -1,9 +1,10 @@
 //! A version log: which row stands at which version of one replica.
 
-use std::collections::VecDeque;
+mod places;
 
 use crate::limit::{RowRef, UnixMillis};
 
+use self::places::Places;
 use super::codec::Version;
 
 /// Index of a replica in [`super::origin::Origins`]; small, so that a row stays small. 0 is this node.
@@ -11,12 +12,15 @@ use super::codec::Version;
 pub(super) struct OriginIndex(pub(super) u16);
 
 /// One place of a log: which row stands there, and whose count of it.
-///
-/// Packed, since a node holds one for every row of every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, packed(4))]
 pub(super) struct LogEntry {
     version: Version,
+    rest: Rest,
+}
+
+/// An entry but for its version: a node holds one for every row of every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rest {
     slot: u32,
     /// The second in which the row's window has ended at the latest.
     ended_by: u32,
@@ -29,13 +33,13 @@ impl LogEntry {
     /// `row`, whose window ends at `window_end`, with the count of `subject`: the log's owner, or a dead
     /// replica whose row the owner adopted.
     pub(super) fn new(version: Version, row: RowRef, window_end: UnixMillis, subject: OriginIndex) -> Self {
-        Self {
-            version,
+        let rest = Rest {
             slot: row.slot,
             ended_by: u32::try_from(window_end.0.div_ceil(1_000)).unwrap_or(u32::MAX),
             tenancy: tenancy(row),
             subject,
-        }
+        };
+        Self { version, rest }
     }
 
     pub(super) fn version(self) -> Version {
@@ -44,25 +48,25 @@ impl LogEntry {
 
     /// The row's slot in the counter table.
     pub(super) fn slot(self) -> u32 {
-        self.slot
+        self.rest.slot
     }
 
     pub(super) fn subject(self) -> OriginIndex {
-        self.subject
+        self.rest.subject
     }
 
     /// Whether `row` is the one that stands here, and not a later tenant of its slot.
     pub(super) fn is_of(self, row: RowRef) -> bool {
-        self.slot == row.slot && self.tenancy == tenancy(row)
+        self.rest.slot == row.slot && self.rest.tenancy == tenancy(row)
     }
 
     /// When the row's window has ended, up to a second late.
     pub(super) fn ended_by(self) -> UnixMillis {
-        UnixMillis(u64::from(self.ended_by) * 1_000)
+        UnixMillis(u64::from(self.rest.ended_by) * 1_000)
     }
 
     fn place(self) -> (Version, u32, OriginIndex) {
-        (self.version, self.slot, self.subject)
+        (self.version, self.rest.slot, self.rest.subject)
     }
 }
 
@@ -78,53 +82,41 @@ fn tenancy(row: RowRef) -> u16 {
 /// up to [`VersionLog::complete_at`], a stretch is whole only together with all up to there.
 #[derive(Debug, Default)]
 pub(super) struct VersionLog {
-    entries: VecDeque<LogEntry>,
+    entries: Places,
     compacted_to: Version,
     moved_to: Version,
     compact_above: usize,
 }
 
 /// A log this short is not worth compacting.
-const COMPACT_MIN: usize = 1024;
+pub(super) const COMPACT_MIN: usize = 1024;
 
 impl VersionLog {
     /// Puts an entry at its place: at the end, but for repairs after a hole, which may find it there.
     pub(super) fn insert(&mut self, entry: LogEntry) {
-        if self
-            .entries
-            .back()
-            .is_none_or(|last| last.version() < entry.version())
-        {
-            self.entries.push_back(entry);
-            return;
-        }
-        match self.position(entry) {
-            Some(at) => {
-                if let Some(known) = self.entries.get_mut(at) {
-                    *known = entry;
-                }
-            }
-            None => {
-                let at = self.entries.partition_point(|e| e.version() <= entry.version());
-                self.entries.insert(at, entry);
-            }
+        if self.entries.last().is_none_or(|last| last < entry.version()) {
+            self.entries.push(entry);
+        } else {
+            self.entries.insert(entry);
         }
     }
 
     /// Drops `entry`.
     pub(super) fn remove(&mut self, entry: LogEntry) {
-        if let Some(at) = self.position(entry) {
-            self.entries.remove(at);
-        }
+        self.entries.remove(entry);
     }
 
-    fn position(&self, entry: LogEntry) -> Option<usize> {
-        let first = self.entries.partition_point(|e| e.version() < entry.version());
-        let mut here = self
-            .entries
-            .range(first..)
-            .take_while(|e| e.version() == entry.version());
-        here.position(|e| e.place() == entry.place()).map(|at| first + at)
+    /// Drops the entries whose row `is_lost`, and says where the first stood.
+    pub(super) fn drop_lost(&mut self, is_lost: impl Fn(&LogEntry) -> bool) -> Option<Version> {
+        let mut first = None;
+        self.entries.retain(|entry| {
+            let lost = is_lost(entry);
+            if lost {
+                first.get_or_insert(entry.version());
+            }
+            !lost
+        });
+        first
     }
 
     /// Takes out the entries above `after`, where the log ends from then on: whoever takes them passes them on
@@ -132,14 +124,12 @@ impl VersionLog {
     pub(super) fn take_above(&mut self, after: Version) -> impl Iterator<Item = LogEntry> {
         self.compacted_to = self.compacted_to.min(after);
         self.moved_to = self.moved_to.min(after);
-        let at = self.entries.partition_point(|entry| entry.version() <= after);
-        self.entries.drain(at..)
+        self.entries.split_off(after).into_iter()
     }
 
     /// The entries above `after`, ascending.
-    pub(super) fn above(&self, after: Version) -> impl Iterator<Item = &LogEntry> {
-        let at = self.entries.partition_point(|entry| entry.version() <= after);
-        self.entries.range(at..)
+    pub(super) fn above(&self, after: Version) -> impl Iterator<Item = LogEntry> {
+        self.entries.above(after)
     }
 
     /// The version up to which a log, held up to `held`, must be held for the stretch `(after, to]` to be
@@ -166,8 +156,7 @@ impl VersionLog {
 
     /// Drops the entries that `is_current` disowns. `top` is the newest version held.
     pub(super) fn compact(&mut self, top: Version, is_current: impl Fn(&LogEntry) -> bool) {
-        self.entries.retain(|entry| is_current(entry));
-        self.entries.shrink_to(self.entries.len() * 2 + COMPACT_MIN);
+        self.entries.retain(is_current);
         self.compacted_to = top;
         self.compact_above = self.entries.len() * 2;
     }

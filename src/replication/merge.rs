@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::limit::{Now, RowRef, UnixMillis};
+use crate::limit::{Now, RowKey, RowRef, UnixMillis};
 
-use super::codec::{Delta, DeltaRow};
+use super::codec::{Delta, DeltaRow, Received};
 use super::core::Replication;
-use super::log::{LogEntry, OriginIndex};
+use super::log::{COMPACT_MIN, LogEntry, OriginIndex};
 use super::origin::{OWN, Waiting};
 use super::row::Merge;
 
@@ -30,11 +30,8 @@ impl Replication {
         let Some(origin) = self.origins.get(log) else {
             return;
         };
-        let pending_max = self.counters.capacity() as usize;
-        let claimable = origin
-            .progress
-            .has_room(delta.interval, delta.rows.len(), pending_max);
         let confirmed = origin.progress.confirmed();
+        let claimable = self.make_room(log, delta);
         self.counters.prefetch_rows(delta.rows.iter().map(|row| &row.key));
         let mut waiting = Vec::with_capacity(delta.rows.len());
         for row in &delta.rows {
@@ -51,9 +48,30 @@ impl Replication {
             self.claim(log, delta, waiting, now);
         }
         self.watch_gap(log, sender, now);
-        if let Some(peer) = sender.filter(|_| delta.paused) {
+        // What found no room would only be sent again, at the speed of the network.
+        if let Some(peer) = sender.filter(|_| delta.paused && claimable) {
             self.send_digest(peer, false, now);
         }
+    }
+
+    /// Whether a delta's interval can be claimed, or wait to be. What was received further beyond the claim is
+    /// given up for it: should the owner die before that comes again, this node has to pass it on itself.
+    fn make_room(&mut self, log: OriginIndex, delta: &Delta) -> bool {
+        let pending_max = pending_max(self.counters.capacity() as usize);
+        let Some(origin) = self.origins.get_mut(log) else {
+            return false;
+        };
+        let versions: Vec<_> = delta.rows.iter().map(|row| row.version).collect();
+        let stretch = Received {
+            interval: delta.interval,
+            complete_at: delta.complete_at,
+        };
+        let given_up = origin.progress.make_room(stretch, &versions, pending_max);
+        let has_room = origin.progress.has_room(stretch, &versions, pending_max);
+        for waiting in given_up.into_iter().filter(|waiting| waiting.raised) {
+            self.hold_loose(log, waiting);
+        }
+        has_room
     }
 
     /// Merges one row into the table. `None` when nothing is held of it: refused, or its window is over.
@@ -79,13 +97,12 @@ impl Replication {
         if subject == OWN {
             return None;
         }
-        let Some(found) = self.find_or_make(subject, row, now) else {
+        let Some(found) = self.find_or_make(subject, &row.key, now) else {
             self.refuse_row(sender, log, row, now, now.wall);
             return None;
         };
         let state = self.rows.get_mut(found)?;
         let merge = state.merge(subject, row.count);
-        let sum = state.peers_sum();
         if merge == Merge::New
             && let Some(origin) = self.origins.get_mut(subject)
         {
@@ -93,11 +110,12 @@ impl Replication {
         }
         if merge != Merge::Known {
             self.stats.rows_merged += 1;
-            self.counters.store_peers(found, sum);
+            self.show_peers(found);
             if let Some(view) = self.counters.view(found) {
                 self.note_unsent(found, &view, now);
             }
         }
+        self.note_grants(found, subject, &row.grants);
         Some(Waiting {
             row: found,
             subject,
@@ -106,24 +124,26 @@ impl Replication {
         })
     }
 
-    /// The row in the table, made if the replica whose count it carries has not used up its share: half of
+    /// The row in the table, made if the replica on whose account it is made has not used up its share: half of
     /// the table, so that one broken peer cannot crowd out everybody else.
-    fn find_or_make(&mut self, subject: OriginIndex, row: &DeltaRow, now: Now) -> Option<RowRef> {
-        let end = row.key.window.end;
-        if let Some(found) = self.counters.find(&row.key) {
+    pub(super) fn find_or_make(&mut self, subject: OriginIndex, key: &RowKey, now: Now) -> Option<RowRef> {
+        let end = key.window.end;
+        if let Some(found) = self.counters.find(key) {
             self.settle_row(found, end, now.wall);
             return Some(found);
         }
         let share = self.counters.capacity() as usize / 2;
-        let account = self.origins.charge(subject, share)?;
-        let Ok(made) = self.counters.find_or_insert(&row.key) else {
-            self.origins.uncharge(account);
+        if !self.origins.charge(subject, share) {
+            return None;
+        }
+        let Ok(made) = self.counters.find_or_insert(key) else {
+            self.origins.uncharge(subject);
             return None;
         };
         self.settle_row(made, end, now.wall);
         match self.rows.get_mut(made) {
-            Some(state) => state.created_by = account,
-            None => self.origins.uncharge(account),
+            Some(state) => state.created_by = subject,
+            None => self.origins.uncharge(subject),
         }
         Some(made)
     }
@@ -203,7 +223,7 @@ impl Replication {
 
     /// A count rose without a place to show for it: a relay sent a row at a place that is claimed already,
     /// with a newer count. Should the owner die, this node has to pass it on itself.
-    fn hold_loose(&mut self, log: OriginIndex, waiting: Waiting) {
+    pub(super) fn hold_loose(&mut self, log: OriginIndex, waiting: Waiting) {
         if let Some(origin) = self.origins.get_mut(log) {
             origin.loose.push(waiting);
             if origin.loose.len() >= LOOSE_MAX {
@@ -238,7 +258,8 @@ impl Replication {
             .origins
             .sorted()
             .filter(|(index, origin)| {
-                let waits = origin.progress.has_pending() || !origin.loose.is_empty();
+                let waits =
+                    origin.progress.has_pending() || !origin.loose.is_empty() || origin.holds_unclaimed();
                 let quiet = origin.last_delta + ORPHANED_AFTER <= now.monotonic;
                 *index != OWN && !origin.is_live() && waits && quiet
             })
@@ -273,6 +294,12 @@ impl Replication {
             })
         }));
     }
+}
+
+/// Rows of one log that may wait beyond its claim: as many as the log of a node with a table of `capacity` rows
+/// has places, since a stretch that was compacted counts only as a whole.
+fn pending_max(capacity: usize) -> usize {
+    2 * (capacity + COMPACT_MIN)
 }
 
 /// Relays answer every tick: one that has said nothing of a dead log for so long has nothing to add.

@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`codec`] (what crosses the wire), `row` (who counted how much), `log` and `progress`
 //! (where a row stands, and how far a log is held), `push` (what leaves when), `compose` (logs to frames), `merge` (what a delta does),
-//! `repair` (digests and what answers them), `core` (the state machine that joins them).
+//! `repair` (digests and what answers them), `transfer` (how rights to bounded rows move), `core` (the state machine that joins them).
 
 mod arena;
 pub mod codec;
@@ -21,8 +21,10 @@ mod progress;
 mod push;
 mod repair;
 mod row;
+mod transfer;
 
 pub use self::codec::FrameError;
 pub use self::core::{PeerStatus, Replication, ReplicationConfig, ReplicationStats, Transmit};
 
 pub use inspect::{Claim, Kept};
+pub use transfer::TransferStats;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
+use crate::bounded::replica_hash;
 use crate::limit::{Now, RowRef, UnixMillis};
 
 use super::codec::Version;
@@ -21,9 +22,6 @@ pub(super) const ORIGINS_MAX: usize = 4096;
 /// Most of them that membership never showed here: replicas that died before this node came, or that a
 /// broken peer made up.
 const STRANGERS_MAX: usize = 1024;
-
-/// Whom rows of strangers are charged to: all of them share one account.
-const STRANGERS: OriginIndex = OriginIndex(u16::MAX);
 
 /// How long a dead replica without rows is remembered, so that a late frame finds it.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -69,6 +67,8 @@ pub(super) struct Hole {
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) id: ReplicaId,
+    /// What grants name it by.
+    pub(super) hash: u64,
     /// Its log, as far as held.
     pub(super) log: VersionLog,
     /// The claim on its log. Of our own log we hold [`Origin::top`].
@@ -105,6 +105,7 @@ pub(super) struct Origin {
 impl Origin {
     fn new(id: ReplicaId) -> Self {
         Self {
+            hash: replica_hash(&id),
             id,
             log: VersionLog::default(),
             progress: Progress::default(),
@@ -139,6 +140,11 @@ impl Origin {
         } else {
             self.progress.confirmed()
         }
+    }
+
+    /// Whether rows stand in its log above the claim, which was taken back to a hole.
+    pub(super) fn holds_unclaimed(&self) -> bool {
+        self.log.above(self.progress.confirmed()).next().is_some()
     }
 
     /// Records that the row at `version` is not held here until `until`.
@@ -222,8 +228,11 @@ impl Origins {
     pub(super) fn meet(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
         let index = self.index_or_insert(id)?;
         let origin = self.get_mut(index)?;
+        let created = origin.created;
         if !std::mem::replace(&mut origin.met, true) && index != OWN {
             self.strangers = self.strangers.saturating_sub(1);
+            // Or it would have one share as a stranger and another as a peer.
+            self.created_by_strangers = self.created_by_strangers.saturating_sub(created);
         }
         Some(index)
     }
@@ -237,31 +246,31 @@ impl Origins {
         known.or_else(|| self.index_or_insert(id))
     }
 
-    /// Charges the making of a row to the replica whose count it carries; `None` if its share of `most` rows is
-    /// used up. Those whom membership never showed share one.
-    pub(super) fn charge(&mut self, subject: OriginIndex, most: usize) -> Option<OriginIndex> {
-        let met = self.get(subject)?.met;
-        let account = if met { subject } else { STRANGERS };
-        let created = self.created_mut(account)?;
-        if *created >= most {
-            return None;
+    /// Charges the making of a row to the replica whose count it carries. False if its share of `most` rows is
+    /// used up: those whom membership never showed have one together.
+    pub(super) fn charge(&mut self, subject: OriginIndex, most: usize) -> bool {
+        let by_strangers = self.created_by_strangers;
+        let Some(origin) = self.get_mut(subject) else {
+            return false;
+        };
+        let used = if origin.met { origin.created } else { by_strangers };
+        if used >= most {
+            return false;
         }
-        *created += 1;
-        Some(account)
+        origin.created += 1;
+        let of_stranger = usize::from(!origin.met);
+        self.created_by_strangers += of_stranger;
+        true
     }
 
     /// Takes a charge back: its row is gone, or was not made.
-    pub(super) fn uncharge(&mut self, account: OriginIndex) {
-        if let Some(created) = self.created_mut(account) {
-            *created = created.saturating_sub(1);
-        }
-    }
-
-    fn created_mut(&mut self, account: OriginIndex) -> Option<&mut usize> {
-        if account == STRANGERS {
-            return Some(&mut self.created_by_strangers);
-        }
-        self.get_mut(account).map(|origin| &mut origin.created)
+    pub(super) fn uncharge(&mut self, subject: OriginIndex) {
+        let Some(origin) = self.get_mut(subject).filter(|origin| origin.created > 0) else {
+            return;
+        };
+        origin.created -= 1;
+        let of_stranger = usize::from(!origin.met);
+        self.created_by_strangers = self.created_by_strangers.saturating_sub(of_stranger);
     }
 
     fn index_or_insert(&mut self, id: &ReplicaId) -> Option<OriginIndex> {
@@ -345,5 +354,39 @@ impl Origins {
                 self.strangers = self.strangers.saturating_sub(usize::from(!origin.met));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Generation;
+
+    fn replica(generation: u64) -> ReplicaId {
+        ReplicaId {
+            node: "n0".parse().expect("a valid id"),
+            generation: Generation(generation),
+        }
+    }
+
+    #[test]
+    fn a_stranger_that_membership_shows_takes_its_charges_with_it() {
+        let mut origins = Origins::new(replica(1));
+        let flooder = origins.hear_of(&replica(2)).expect("there is room");
+        let other = origins.hear_of(&replica(3)).expect("there is room");
+        assert!(origins.charge(flooder, 2) && origins.charge(flooder, 2));
+        // Strangers share: the other finds it used up.
+        assert!(!origins.charge(other, 2));
+        assert_eq!(origins.meet(&replica(2)), Some(flooder));
+        assert!(!origins.charge(flooder, 2), "one share, not two");
+        assert!(origins.charge(other, 2) && origins.charge(other, 2) && !origins.charge(other, 2));
+        origins.uncharge(flooder);
+        assert!(origins.charge(flooder, 2) && !origins.charge(flooder, 2));
+        assert!(
+            !origins.charge(other, 2),
+            "a peer's row gives strangers nothing back"
+        );
+        origins.uncharge(other);
+        assert!(origins.charge(other, 2));
     }
 }

@@ -58,11 +58,40 @@ impl<T> Progress<T> {
                 .any(|pair| pair[0].interval.to < pair[1].interval.after)
     }
 
-    /// Whether another stretch with `rows` rows would be taken in, with at most `pending_max` rows waiting.
-    /// What continues the claim always is: refusing it could keep the rest waiting for ever.
-    pub(super) fn has_room(&self, interval: Interval, rows: usize, pending_max: usize) -> bool {
-        let fits = self.segments.len() + 2 <= SEGMENTS_MAX && self.pending.len() + rows <= pending_max;
-        fits || interval.after <= self.confirmed
+    /// Whether a stretch with rows at `versions` would be taken in, where at most `pending_max` rows may wait.
+    /// What is claimed at once always is: it waits for nothing.
+    pub(super) fn has_room(&self, stretch: Received, versions: &[Version], pending_max: usize) -> bool {
+        let Received {
+            interval,
+            complete_at,
+        } = stretch;
+        let continues = interval.after <= self.confirmed && complete_at <= interval.to;
+        if continues || interval.to <= self.confirmed {
+            return true;
+        }
+        let is_fresh = |version: &&Version| **version > self.confirmed && !self.pending.contains_key(version);
+        let fresh = versions.iter().filter(is_fresh).count();
+        self.segments.len() + 2 <= SEGMENTS_MAX && self.pending.len() + fresh <= pending_max
+    }
+
+    /// Gives up what was received furthest beyond a stretch for which there is no room: a claim grows from its
+    /// front, and must never wait for room that what lies behind takes. Returns what waited there.
+    pub(super) fn make_room(
+        &mut self,
+        stretch: Received,
+        versions: &[Version],
+        pending_max: usize,
+    ) -> Vec<T> {
+        let mut given_up = Vec::new();
+        while !self.has_room(stretch, versions, pending_max) {
+            let beyond = |last: &mut Segment| last.interval.after >= stretch.interval.to;
+            let Some(last) = self.segments.pop_if(beyond) else {
+                break;
+            };
+            let waited = self.pending.split_off(&last.interval.after.saturating_add(1));
+            given_up.extend(waited.into_values());
+        }
+        given_up
     }
 
     /// Takes in a stretch, what stands in it, and how far the log must be held for it to count; `join`s what
@@ -96,11 +125,16 @@ impl<T> Progress<T> {
         self.advance()
     }
 
-    /// Gives the claim back down to `to`, because rows beyond it are no longer held here.
-    pub(super) fn retreat(&mut self, to: Version) {
-        if to < self.confirmed {
-            self.confirmed = to;
-        }
+    /// Gives back the claim on what lies beyond `to`, and what was received there, because rows of it are not
+    /// held here. Returns what waited.
+    pub(super) fn retreat(&mut self, to: Version) -> Vec<T> {
+        self.confirmed = self.confirmed.min(to);
+        self.segments.retain_mut(|segment| {
+            segment.interval.to = segment.interval.to.min(to);
+            segment.interval.after < segment.interval.to
+        });
+        let beyond = to.checked_add(1).map(|from| self.pending.split_off(&from));
+        beyond.unwrap_or_default().into_values().collect()
     }
 
     /// Whether rows wait beyond the claim.
@@ -243,6 +277,56 @@ mod tests {
         assert_eq!(progress.confirmed(), 0);
         assert!(record(&mut progress, 2, 4, 4).is_empty());
         assert_eq!(record(&mut progress, 4, 5, 5), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_front_of_a_full_buffer_takes_the_room_of_what_lies_furthest_behind() {
+        let mut progress = Progress::default();
+        let stretch = |after, to, complete_at| Received {
+            interval: Interval { after, to },
+            complete_at,
+        };
+        // Four may wait, and do: (0, 2] for what is compacted up to 4, and two pushes.
+        assert!(record(&mut progress, 0, 2, 4).is_empty());
+        assert!(record(&mut progress, 6, 7, 7).is_empty());
+        assert!(record(&mut progress, 8, 9, 9).is_empty());
+        assert_eq!(
+            progress.make_room(stretch(9, 10, 10), &[10], 4),
+            Vec::<u64>::new()
+        );
+        assert!(!progress.has_room(stretch(9, 10, 10), &[10], 4));
+        // Known versions need no room; new ones take that of the last.
+        assert!(progress.has_room(stretch(0, 2, 4), &[1, 2], 4));
+        assert_eq!(progress.make_room(stretch(2, 4, 4), &[3], 4), [9]);
+        assert_eq!(progress.make_room(stretch(2, 4, 4), &[3, 4], 4), [7]);
+        assert_eq!(record(&mut progress, 2, 4, 4), [1, 2, 3, 4]);
+        assert!(progress.received(8).is_empty() && !progress.has_pending());
+    }
+
+    #[test]
+    fn a_stretch_that_waits_for_more_than_may_wait_is_refused_even_in_front() {
+        let mut progress = Progress::<u64>::default();
+        let endless = |to| Received {
+            interval: Interval { after: 0, to },
+            complete_at: u64::MAX,
+        };
+        assert!(progress.has_room(endless(4), &[1, 2, 3, 4], 4));
+        assert!(!progress.has_room(endless(5), &[1, 2, 3, 4, 5], 4));
+        assert!(progress.make_room(endless(5), &[1, 2, 3, 4, 5], 4).is_empty());
+    }
+
+    #[test]
+    fn a_claim_taken_back_gives_up_what_was_received_beyond() {
+        let mut progress = Progress::default();
+        assert_eq!(record(&mut progress, 0, 4, 4), [1, 2, 3, 4]);
+        assert!(record(&mut progress, 6, 9, 9).is_empty());
+        assert_eq!(progress.retreat(7), [8, 9]);
+        assert_eq!((progress.confirmed(), progress.pending()), (4, 1));
+        assert_eq!(progress.retreat(2), [7]);
+        assert_eq!((progress.confirmed(), progress.has_gap()), (2, false));
+        // Once what is missing has come, so has what lay beyond it: not before.
+        assert_eq!(record(&mut progress, 2, 6, 6), [3, 4, 5, 6]);
+        assert_eq!(progress.confirmed(), 6);
     }
 
     #[test]

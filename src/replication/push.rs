@@ -39,13 +39,18 @@ impl Replication {
     pub(super) fn take_changes(&mut self, now: Now) {
         for _ in 0..CHANGES_MAX {
             let Some(row) = self.counters.take_changed() else {
+                self.changes_left = false;
                 return;
             };
             if let Some(view) = self.counters.view(row) {
                 self.settle_row(row, view.key.window.end, now.wall);
                 self.note_unsent(row, &view, now);
+                if view.bounded {
+                    self.look_ahead(row, &view, now);
+                }
             }
         }
+        self.changes_left = true;
         self.backlog = true;
     }
 
@@ -54,7 +59,7 @@ impl Replication {
         if !view.replicated || view.own <= view.published {
             return;
         }
-        let urgency = self.urgency(view, now);
+        let urgency = self.urgency(row, view, now);
         let Some(state) = self.rows.get_mut(row) else {
             return;
         };
@@ -71,7 +76,7 @@ impl Replication {
         }
     }
 
-    fn urgency(&self, view: &RowView, now: Now) -> Urgency {
+    fn urgency(&self, row: RowRef, view: &RowView, now: Now) -> Urgency {
         let Some(limit) = view.limit else {
             return Urgency::Dirty;
         };
@@ -81,10 +86,14 @@ impl Replication {
         let unsent = view.own - view.published;
         if self.leaving {
             Urgency::Due
+        } else if view.bounded && self.transfers.has_granted(row) {
+            Urgency::Dirty
         } else if significance.is_held_back(view.own, total, limit, replicas) {
             // Once its window is over it never will matter: docs/adr/0005.
             Urgency::Held
         } else if !is_over
+            // No peer decides by what a bounded row says: rights that move are told of when they are asked for.
+            && !view.bounded
             && !self.peers.is_empty()
             && significance.is_due(unsent, limit.saturating_sub(total), replicas)
         {
@@ -184,6 +193,7 @@ impl Replication {
     /// Makes `row` the tenant of its slot here, and accounts for the one it displaced.
     pub(super) fn settle_row(&mut self, row: RowRef, window_end: UnixMillis, wall: UnixMillis) {
         if let Some(former) = self.rows.settle(row, window_end) {
+            self.transfers.drop_row(former.row_in(row.slot));
             self.account_loss(&former, wall);
         }
     }
@@ -191,6 +201,7 @@ impl Replication {
     /// The table gave `row` away before its window ended.
     pub(super) fn lose_row(&mut self, row: RowRef, wall: UnixMillis) {
         if let Some(former) = self.rows.remove(row) {
+            self.transfers.drop_row(row);
             self.account_loss(&former, wall);
         }
     }
@@ -284,6 +295,7 @@ impl Replication {
         }
         for row in self.rows.take_expired(expired, SWEEP_MAX) {
             if let Some(former) = self.rows.remove(row) {
+                self.transfers.drop_row(row);
                 self.account_removal(&former);
             }
             self.counters.forget(row);

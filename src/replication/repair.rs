@@ -12,7 +12,7 @@ use crate::limit::Now;
 use super::codec::{self, Body, Delta, Digest, DigestEntry, Interval, Received, Version};
 use super::compose::Frames;
 use super::core::Replication;
-use super::log::OriginIndex;
+use super::log::{LogEntry, OriginIndex};
 use super::origin::{OWN, Origin};
 use crate::replica::ReplicaId;
 
@@ -54,6 +54,7 @@ impl Replication {
             }
         }
         self.origins.drop_forgotten(now.monotonic);
+        self.forget_inherited();
         let tick = if self.leaving {
             LEAVE_TICK
         } else {
@@ -140,6 +141,14 @@ impl Replication {
             .filter(|(_, origin)| origin.hole.is_some())
             .map(|(index, _)| index)
             .collect();
+        let mut given_up = Vec::new();
+        let (rows, counters) = (&self.rows, &self.counters);
+        let is_lost = |entry: &LogEntry| {
+            let stands = rows
+                .at(*entry)
+                .is_some_and(|(row, _)| counters.view(row).is_some());
+            !stands && entry.ended_by() > now.wall
+        };
         for index in holed {
             let Some(origin) = self.origins.get_mut(index) else {
                 continue;
@@ -149,9 +158,15 @@ impl Replication {
                 origin.hole = None;
             } else if retreat && hole.retry_at <= now.wall && index != OWN {
                 origin.hole = None;
-                origin.progress.retreat(hole.at.saturating_sub(1));
+                // A row that was evicted may have left other places in front, where its count is lacking too.
+                let lowest = origin.log.drop_lost(is_lost).unwrap_or(hole.at).min(hole.at);
+                let waited = origin.progress.retreat(lowest.saturating_sub(1));
+                given_up.extend(waited.into_iter().map(|waiting| (index, waiting)));
                 self.retreated = now.monotonic;
             }
+        }
+        for (log, waiting) in given_up.into_iter().filter(|(_, waiting)| waiting.raised) {
+            self.hold_loose(log, waiting);
         }
     }
 
@@ -372,7 +387,7 @@ impl Replication {
 
 /// What this node may send of a log: all of its own, of a dead owner's what it holds, and of a live one's
 /// what it has held for a tick, since the owner repairs the rest itself. Never across a hole.
-fn relayable(index: OriginIndex, origin: &Origin) -> Version {
+pub(super) fn relayable(index: OriginIndex, origin: &Origin) -> Version {
     let held = match (index == OWN, origin.is_live()) {
         (true, _) => origin.top,
         (false, true) => origin.settled.min(origin.progress.confirmed()),

@@ -75,6 +75,14 @@ pub(super) struct RowState {
 }
 
 impl RowState {
+    /// The row that this was the state of, in `slot`.
+    pub(super) fn row_in(&self, slot: u32) -> RowRef {
+        RowRef {
+            slot,
+            epoch: self.epoch,
+        }
+    }
+
     /// What `origin` says of this row.
     pub(super) fn peer(&self, origin: OriginIndex) -> Option<&PeerRow> {
         self.peers.iter().find(|peer| peer.origin() == origin)
@@ -236,10 +244,11 @@ impl Rows {
             return;
         };
         rows.vacant += 1;
-        if rows.vacant < VACANT_MAX.max(rows.slots.len() / 2) || rows.released > 0 {
+        if rows.vacant < VACANT_MAX.max(rows.slots.len() / 2) {
             return;
         }
-        rows.vacant = 0;
+        // Of an ended window all are looked at once more: late rows come and go there as well.
+        (rows.vacant, rows.released) = (0, 0);
         let mut slots = std::mem::take(&mut rows.slots);
         slots.sort_unstable();
         slots.dedup();

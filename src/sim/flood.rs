@@ -65,6 +65,7 @@ impl Flood {
             } else {
                 rng.random_range(1..=5)
             },
+            grants: Vec::new(),
         });
         let delta = Delta {
             log: if self == Self::Logs {

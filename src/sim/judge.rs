@@ -8,10 +8,12 @@
 //! 1. own(r, row) ≤ admitted(r, row) + floor(r, g), and what anybody holds of r as well;
 //! 2. the cached sum of the peers is the sum of what is held of them, or what the row began with, which is at
 //!    most the highest total of its group on this node before it began;
-//! 3. neither own nor total ever falls, not even where the row was evicted and is reborn;
+//! 3. neither own nor total ever falls until the window is over, not even where the row was evicted and is
+//!    reborn;
 //! 4. a live row of r counts at least what r ever released of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::limit::{RowKey, RowRef, RuleId, Window};
 use crate::replica::ReplicaId;
@@ -56,8 +58,8 @@ pub(super) struct Life {
     floors: BTreeMap<GroupKey, u64>,
     highest: BTreeMap<GroupKey, u64>,
     evictions: u64,
-    /// Rows that it has evicted at least once, or refused while it evicted others.
-    pub(super) lost: BTreeSet<RowKey>,
+    /// Rows that it has evicted, or refused while it evicted others, and when it last did.
+    pub(super) lost: BTreeMap<RowKey, Duration>,
     /// Its log, as it sent it.
     pub(super) log: BTreeMap<Version, Vec<Released>>,
     own_released: BTreeMap<RowKey, u64>,
@@ -122,20 +124,26 @@ impl Judge {
         }
     }
 
-    /// An event on `node` is over; `touched` are the rows it may have changed.
-    pub(super) fn after(&mut self, node: &Node, oracle: &Oracle, touched: &[Touched]) -> Result<(), String> {
+    /// An event on `node` is over at virtual time `now`; `touched` are the rows it may have changed.
+    pub(super) fn after(
+        &mut self,
+        node: &Node,
+        oracle: &Oracle,
+        touched: &[Touched],
+        now: Duration,
+    ) -> Result<(), String> {
         let evictions = node.limiter.counters().stats().evicted;
         let life = self.lives.entry(node.replica.clone()).or_default();
         if evictions > life.evictions {
             life.evictions = evictions;
-            life.note_evictions(node);
+            life.note_evictions(node, now);
             // What was made and evicted within the event was never seen: what it stood at, at most.
             for touched in touched {
                 let Some(claimed) = touched.claimed else { continue };
                 let most = self.admissible(oracle, &touched.row).max(claimed);
                 if let Some(life) = self.lives.get_mut(&node.replica) {
                     if node.limiter.counters().find(&touched.row).is_none() {
-                        life.lost.insert(touched.row);
+                        life.lost.insert(touched.row, now);
                     }
                     let highest = life.highest.entry(group_of(&touched.row)).or_default();
                     *highest = (*highest).max(most);
@@ -143,7 +151,7 @@ impl Judge {
             }
         }
         for touched in touched {
-            self.check_row(node, oracle, &touched.row)?;
+            self.check_row(node, oracle, &touched.row, now)?;
         }
         Ok(())
     }
@@ -156,7 +164,7 @@ impl Judge {
         oracle.admitted(row).saturating_add(floors)
     }
 
-    fn check_row(&mut self, node: &Node, oracle: &Oracle, row: &RowKey) -> Result<(), String> {
+    fn check_row(&mut self, node: &Node, oracle: &Oracle, row: &RowKey, now: Duration) -> Result<(), String> {
         let counters = node.limiter.counters();
         let Some(found) = counters.find(row) else {
             return Ok(());
@@ -191,6 +199,11 @@ impl Judge {
                 view.peers
             ));
         }
+        if row.window.end <= node.now(now).wall {
+            // Rows of ended windows are the first to be displaced, and leave no floor: nothing is decided by a
+            // late frame's row.
+            return Ok(());
+        }
         let released = life.own_released.get(row).copied().unwrap_or(0);
         if view.own < released {
             return Err(format!(
@@ -214,7 +227,7 @@ impl Judge {
 
 impl Life {
     /// Rows of this life that are gone from the table: what they stood at is the floor of their group.
-    fn note_evictions(&mut self, node: &Node) {
+    fn note_evictions(&mut self, node: &Node, now: Duration) {
         let counters = node.limiter.counters();
         let gone: Vec<_> = self
             .tenancies
@@ -224,7 +237,7 @@ impl Life {
             .collect();
         for (row, own) in gone {
             self.tenancies.remove(&row);
-            self.lost.insert(row);
+            self.lost.insert(row, now);
             let floor = self.floors.entry(group_of(&row)).or_default();
             *floor = (*floor).max(own);
         }
@@ -257,9 +270,13 @@ fn group_of(row: &RowKey) -> GroupKey {
 /// Slots of the longest log that are kept however few rows there are: see `VersionLog`.
 const LOG_MIN: usize = 1_024;
 
+/// Replicas remembered that only frames spoke of: see `Origins`.
+const STRANGERS_MAX: usize = 1_024;
+
 /// Says what of `kept` is out of proportion to a table of `capacity` rows and `replicas` nodes up or only
-/// just gone.
-pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize) -> Result<(), String> {
+/// just gone, where peers may have `made_up` replicas.
+pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize, made_up: bool) -> Result<(), String> {
+    let strangers = if made_up { STRANGERS_MAX } else { 0 };
     // A table has up to three slots a row, and an evicted row is known until its slot has a new one.
     let slots = (capacity + capacity / 2).next_power_of_two();
     let bounds = [
@@ -268,9 +285,13 @@ pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize) -> Resul
         // through; those of an ended one are not, for the two seconds that it still has.
         ("rows listed", kept.listed, 4 * slots + 512 * kept.windows.max(1)),
         ("windows", kept.windows, kept.rows + 16),
-        ("origins", kept.origins, 1 + replicas + kept.origins_with_rows),
+        (
+            "origins",
+            kept.origins,
+            1 + replicas + kept.origins_with_rows + strangers,
+        ),
         ("log entries", kept.log_entries, 2 * (LOG_MIN + 2 * slots)),
-        ("pending rows", kept.pending, capacity + 2 * LOG_MIN),
+        ("pending rows", kept.pending, 2 * (capacity + LOG_MIN)),
         ("received stretches", kept.received, 256 + 2),
         ("unplaced rows", kept.unplaced, (4_096 + slots) * kept.origins),
         ("unsent rows", kept.unsent, 4 * slots),

@@ -1,5 +1,6 @@
 //! One simulated node: a real limiter and a real replication core, and clocks that may be wrong.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(super) struct Node {
     pub(super) limiter: Limiter,
     pub(super) replication: Replication,
     pub(super) alive: bool,
+    /// Replicas that it has seen alive.
+    pub(super) met: BTreeSet<ReplicaId>,
     /// Its core stands still: what it says is made up.
     pub(super) is_hostile: bool,
     pub(super) clock: Clock,
@@ -90,6 +93,7 @@ impl Node {
             limiter,
             replication,
             alive: true,
+            met: BTreeSet::new(),
             is_hostile: false,
             clock,
             started: now,

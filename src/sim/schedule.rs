@@ -55,16 +55,6 @@ impl Schedule {
     /// The schedule of `seed`.
     #[must_use]
     pub fn random(seed: u64) -> Self {
-        Self::drawn(seed, false)
-    }
-
-    /// The schedule of `seed` in a world that is [`WorldConfig::strict`], where floods meet partitions.
-    #[must_use]
-    pub fn strict(seed: u64) -> Self {
-        Self::drawn(seed, true)
-    }
-
-    fn drawn(seed: u64, strict: bool) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let nodes = rng.random_range(2..=6);
         let heals_at = Duration::from_secs(rng.random_range(4..=8));
@@ -80,7 +70,6 @@ impl Schedule {
             overflows: false,
             mends: true,
         };
-        schedule.world.strict = strict;
         match rng.random_range(0..20) {
             0..=3 => schedule.overflow(&mut rng),
             4 => schedule.flood(&mut rng),
@@ -142,12 +131,14 @@ impl Schedule {
     /// A peer that makes up more rows than its share, beside tables with room for everybody else's.
     fn flood(&mut self, rng: &mut SmallRng) {
         self.world.max_keys = 512;
-        if !self.world.strict {
-            // What honest nodes adopt of a peer that they lost sight of is charged to them.
-            let stays = |fault: &Fault| !matches!(fault, Fault::Partition { .. });
-            self.faults.retain(|(_, fault)| stays(fault));
-        }
-        let flood = [Flood::Keys, Flood::Future, Flood::Versions][rng.random_range(0..3)];
+        let floods = [
+            Flood::Keys,
+            Flood::Future,
+            Flood::Versions,
+            Flood::Logs,
+            Flood::Subjects,
+        ];
+        let flood = floods[rng.random_range(0..floods.len())];
         let at = self.heals_at.mul_f64(rng.random_range(0.05..0.5));
         let frames = rng.random_range(60..=120);
         self.faults.push((at, Fault::Flood { flood, frames }));

@@ -51,10 +51,6 @@ pub struct WorldConfig {
     pub trace: bool,
     /// Judge the invariants at every event. Costs more than the events themselves.
     pub judge: bool,
-    /// Hold nodes also to this: an eviction is known as a hole, and holds up nobody who needs the rest of the
-    /// log; a claim covers rows that have left for a place beyond it; made-up rows keep to their share where
-    /// honest nodes have adopted some.
-    pub strict: bool,
     /// What a right wall clock shows at virtual time zero.
     pub starts_at: UnixMillis,
 }
@@ -77,7 +73,6 @@ impl WorldConfig {
             detection: (Duration::from_millis(100), Duration::from_millis(1_500)),
             trace: false,
             judge: true,
-            strict: false,
             starts_at: EPOCH,
         }
     }
@@ -294,7 +289,7 @@ impl World {
                 self.oracle.admit(touched.row, &at.replica, u64::from(hits.get()));
             }
         }
-        let due = decision.due;
+        let due = decision.due.is_due();
         self.note(|| {
             format!(
                 "n{node} {:?} key {:x} due {due}",
@@ -422,7 +417,9 @@ impl World {
     fn settle(&mut self, node: usize, touched: &[Touched]) -> Result<(), Violation> {
         self.drain(node);
         if self.config.judge {
-            let outcome = self.judge.after(&self.nodes[node], &self.oracle, touched);
+            let outcome = self
+                .judge
+                .after(&self.nodes[node], &self.oracle, touched, self.now);
             outcome.map_err(|what| self.violation(what))?;
         }
         Ok(())
@@ -555,6 +552,7 @@ impl World {
         self.note(|| format!("n{node} sees {live:?}"));
         let now = self.nodes[node].now(self.now);
         let at = &mut self.nodes[node];
+        at.met.extend(live.iter().map(|(replica, _)| replica.clone()));
         at.replication.handle_membership(&live, now);
         at.limiter.set_replicas(at.replication.replicas());
         self.drain(node);
@@ -608,6 +606,7 @@ fn describe(frame: &[u8]) -> String {
                 .collect();
             format!("digest {held:?}")
         }
+        Ok(Body::Transfers(transfers)) => format!("transfers {transfers:?}"),
         Err(error) => error.to_string(),
     }
 }

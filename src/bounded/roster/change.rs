@@ -24,7 +24,7 @@ impl Roster {
         }
     }
 
-    pub(super) fn is_known(&self, replica: &ReplicaId) -> bool {
+    pub(in crate::bounded) fn is_known(&self, replica: &ReplicaId) -> bool {
         self.own.members.contains_key(replica) || self.own.departed.contains_key(replica)
     }
 

@@ -99,7 +99,7 @@ impl Roster {
     }
 
     /// Everyone who may take a share of windows that start at `start`, as far as is known.
-    pub(super) fn members_at(&self, start: UnixMillis) -> Vec<&ReplicaId> {
+    pub(in crate::bounded) fn members_at(&self, start: UnixMillis) -> Vec<&ReplicaId> {
         let late = |(_, until): &(&ReplicaId, &UnixMillis)| self.rules().until && **until >= start;
         let departed = self.own.departed.iter().filter(late).map(|(replica, _)| replica);
         self.own.members.keys().chain(departed).collect()

@@ -82,6 +82,22 @@ fn what_the_mode_cannot_promise_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_mode_that_is_set_at_run_time_is_held_to_the_same_rules() {
+    let own = "{name: b, mode: local, windows: 5/year}";
+    let config = load(&format!("rules: [{{name: a, windows: [1/hour, 5/day]}}, {own}]"));
+    let objection = config.objection_to(SyncMode::Bounded).unwrap();
+    assert!(
+        objection.starts_with("rule `a`: in bounded mode a node that crashes takes its share of 5/day"),
+        "{objection}"
+    );
+    assert_eq!(config.objection_to(SyncMode::Local), None);
+    let short = load(&format!("rules: [{{name: a, windows: 1/hour}}, {own}]"));
+    assert_eq!(short.objection_to(SyncMode::Bounded), None);
+    let allowed = "bounded: {allow_long_windows: true}\nrules: [{name: a, windows: 5/day}]";
+    assert_eq!(load(allowed).objection_to(SyncMode::Bounded), None);
+}
+
+#[test]
 fn values_out_of_bounds_are_refused_with_the_remedy() {
     for (text, expected) in [
         (

@@ -70,7 +70,7 @@ impl Group {
         let total = self.floor_total.load(SeqCst);
         Counts {
             own,
-            peers: total.saturating_sub(own),
+            peers: i64::try_from(total.saturating_sub(own)).unwrap_or(i64::MAX),
             published: 0,
             allowance: 0,
         }

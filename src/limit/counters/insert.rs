@@ -25,6 +25,7 @@
 //! ended by then is given rights: as with the floor, a newcomer whose scan found no entry reads the note
 //! after it was made.
 
+use std::hint::select_unpredictable;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
@@ -32,7 +33,7 @@ use arc_swap::Guard;
 
 use super::group::{Claim, Group};
 use super::index::{Place, Position};
-use super::slot::{Counts, State};
+use super::slot::{Counts, Slot, State};
 use super::{Counters, RowRef};
 use crate::limit::time::UnixMillis;
 
@@ -74,9 +75,12 @@ impl Counters {
     #[inline]
     pub(super) fn locate(&self, fingerprint: u128) -> Option<(u32, State)> {
         let [home, second_home] = self.homes(fingerprint);
+        // Five rows of six are in the first home, and all but a few of the others in the second. Fetched with
+        // the first, it costs them no second wait.
+        self.slots.prefetch(second_home as usize);
+        self.slots.prefetch(second_home as usize + 1);
         self.at_home(home, fingerprint).or_else(|| {
-            // Nine rows of ten are found above. For the others and for new keys, what may be needed is
-            // fetched at once: a second home saves most of them the index, which costs two misses.
+            // For the others and for new keys.
             self.index.prefetch(self.index.place(fingerprint));
             self.at_home(second_home, fingerprint)
                 .or_else(|| self.look_up(fingerprint))
@@ -86,12 +90,14 @@ impl Counters {
     /// The row of `fingerprint` if it is one of the two slots at `home`.
     #[inline]
     fn at_home(&self, home: u32, fingerprint: u128) -> Option<(u32, State)> {
-        // Both loads are issued before either answer is needed, so they miss the cache together.
-        let states = [home, home + 1].map(|slot| self.slots[slot as usize].state());
+        // All loads are issued before any answer is needed, so they miss the cache together. Which of the two
+        // it is nobody can guess: chosen by a branch, that would be found out a cache miss too late.
+        let rows = [home, home + 1].map(|slot| &self.slots[slot as usize]);
+        let states = rows.map(Slot::state);
         // A key has one live row at most, so this is it, whatever the index says meanwhile.
-        (home..)
-            .zip(states)
-            .find(|(slot, state)| state.is_live() && self.slots[*slot as usize].matches(fingerprint))
+        let here = [0, 1].map(|at| states[at].is_live() & rows[at].matches(fingerprint));
+        let state = select_unpredictable(here[1], states[1], states[0]);
+        (here[0] | here[1]).then_some((home + u32::from(here[1]), state))
     }
 
     /// [`Counters::locate`] for a row that is not at home.
@@ -249,12 +255,11 @@ impl Counters {
     /// last, which has some more: those take their share of the rows, so that most keep their home.
     #[inline]
     fn home(&self, range: u32, word: u32, choice: u16) -> u32 {
-        if range as usize == self.slots.len() && choice < self.extra_share {
-            let pairs = u64::from(range - self.base) / 2;
-            self.base + ((u64::from(word) * pairs) >> 32) as u32 * 2
-        } else {
-            word & (range.min(self.base) - 1) & !1
-        }
+        let pairs = u64::from(range.max(self.base) - self.base) / 2;
+        let beyond = self.base + ((u64::from(word) * pairs) >> 32) as u32 * 2;
+        let within = word & (range.min(self.base) - 1) & !1;
+        let is_beyond = (range as usize == self.slots.len()) & (choice < self.extra_share);
+        select_unpredictable(is_beyond, beyond, within)
     }
 
     /// Takes a vacant slot for the row of `fingerprint`: at home, or else scattered, so that slots which

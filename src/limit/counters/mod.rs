@@ -37,6 +37,7 @@ use self::slot::{Slot, State};
 use super::key::{RowKey, RuleId};
 use super::mode::SyncMode;
 use super::rule::Hits;
+use super::schedule::{Policy, Schedule};
 use super::time::UnixMillis;
 use super::window::Window;
 
@@ -60,6 +61,9 @@ pub struct RowView {
     pub own: u64,
     /// Cached sum of the peers' rows, as last stored by replication.
     pub peers: u64,
+    /// In bounded mode, rights that this node gave away and no peer is known to have spent: they are in `own`, and
+    /// admitted by nobody. Zero where `peers` is not.
+    pub outstanding: u64,
     /// Own hits already released to peers, as last stored by replication.
     pub published: u64,
     /// The limit in force; `None` when this node has no such rule.
@@ -68,11 +72,20 @@ pub struct RowView {
     pub replicated: bool,
     /// Whether its rule is in bounded mode.
     pub bounded: bool,
-    /// The most that `own` may come to in bounded mode: this replica's share and the grants it received.
+    /// The most that `own` may come to in bounded mode: this replica's share and the grants it received. What a
+    /// fallback admitted ([`super::WithoutShare`]) may be more.
     pub allowance: u64,
 }
 
 impl RowView {
+    /// Hits that the cluster is known to have admitted.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.own
+            .saturating_add(self.peers)
+            .saturating_sub(self.outstanding)
+    }
+
     /// Rights left in bounded mode. What decisions under way have reserved is among them.
     #[must_use]
     pub fn rights(&self) -> u64 {
@@ -101,19 +114,13 @@ pub struct CounterStats {
     pub overflowed: u64,
 }
 
-/// What a rule of this node says about the rows of one period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Policy {
-    pub(super) limit: u64,
-    pub(super) mode: SyncMode,
-}
-
 /// The table of rows.
 pub struct Counters {
     slots: Slab<Slot>,
     index: Index,
     groups: Groups,
-    policies: ArcSwap<HashMap<RuleId, Policy>>,
+    /// What the rules of this node say about the rows of their periods.
+    schedules: ArcSwap<HashMap<RuleId, Schedule>>,
     changed: Changed,
     /// Slots below this may have a tenant: a power of two up to `base`, or all of them. It grows with the
     /// number of rows, so that few rows touch few pages.
@@ -189,7 +196,7 @@ impl Counters {
             return None;
         }
         let group = group.as_ref()?;
-        let policy = self.policies.load().get(&group.rule).copied();
+        let policy = self.policy_of(group);
         Some(RowView {
             key: RowKey {
                 rule: group.rule,
@@ -197,7 +204,8 @@ impl Counters {
                 key: group.key_of(fingerprint),
             },
             own: counts.own,
-            peers: counts.peers,
+            peers: u64::try_from(counts.peers).unwrap_or(0),
+            outstanding: u64::try_from(-counts.peers).unwrap_or(0),
             published: counts.published,
             limit: policy.map(|policy| policy.limit),
             replicated: policy.is_none_or(|policy| policy.mode != SyncMode::Local),
@@ -362,7 +370,7 @@ impl Counters {
             slots: Slab::in_huge_pages(slots as usize),
             index: Index::new(rows),
             groups: Groups::new(),
-            policies: ArcSwap::default(),
+            schedules: ArcSwap::default(),
             changed: Changed::new(),
             range: AtomicU32::new(if base <= RANGE_MIN { slots } else { RANGE_MIN }),
             base,
@@ -379,8 +387,16 @@ impl Counters {
         }
     }
 
-    pub(super) fn set_policies(&self, policies: HashMap<RuleId, Policy>) {
-        self.policies.store(Arc::new(policies));
+    pub(super) fn set_schedules(&self, schedules: HashMap<RuleId, Schedule>) {
+        self.schedules.store(Arc::new(schedules));
+    }
+
+    /// What this node's rules say about the rows of `group`; `None` when it has no such rule.
+    fn policy_of(&self, group: &Group) -> Option<Policy> {
+        let schedules = self.schedules.load();
+        schedules
+            .get(&group.rule)
+            .map(|schedule| schedule.at(group.window.start))
     }
 
     /// The group of (rule, window), made if need be; a new window pays for forgetting old ones. `None`
@@ -411,9 +427,10 @@ impl Counters {
     /// calls it for all of them, so that it waits for memory once and not once a row.
     #[inline]
     pub(super) fn prefetch(&self, fingerprint: u128) {
-        let [home, _] = self.homes(fingerprint);
-        self.slots.prefetch(home as usize);
-        self.slots.prefetch(home as usize + 1);
+        for home in self.homes(fingerprint) {
+            self.slots.prefetch(home as usize);
+            self.slots.prefetch(home as usize + 1);
+        }
     }
 
     /// Offers hits to the row of `ask`, or answers `None` when there is none.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use super::tests::{NOW, Table, key, policies, row_key, together, window};
+use super::tests::{NOW, Table, key, row_key, schedules, together, window};
 use super::*;
 use crate::limit::key::KeyHash;
 use crate::limit::shares::Shares;
@@ -19,11 +19,15 @@ impl Shares for Same {
     fn share(&self, _limit: u64, _key: KeyHash, _window: Window) -> u64 {
         self.0.load(SeqCst)
     }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        self.0.load(SeqCst) > 0
+    }
 }
 
 fn bounded(rows: u32, share: u64) -> (Table, Same) {
     let table = Table::new(rows);
-    table.counters.set_policies(policies(LIMIT, SyncMode::Bounded));
+    table.counters.set_schedules(schedules(LIMIT, SyncMode::Bounded));
     let shares = Same(Arc::new(AtomicU64::new(share)));
     table.counters.set_shares(Box::new(shares.clone()));
     (table, shares)
@@ -236,6 +240,10 @@ impl Shares for Overtaken {
         self.deciding.wait();
         0
     }
+
+    fn is_decided(&self, _start: UnixMillis) -> bool {
+        self.asked.load(SeqCst)
+    }
 }
 
 #[test]
@@ -249,7 +257,9 @@ fn a_row_whose_first_answer_was_overtaken_by_the_roster_asks_again() {
     thread::scope(|scope| {
         scope.spawn(|| {
             deciding.wait();
-            table.counters.reassess(table.group.window.start);
+            table
+                .counters
+                .reassess(table.group.window.start, |_, _| panic!("it is in no list yet"));
             deciding.wait();
         });
         table.counters.find_or_insert(&row_key(1)).unwrap();
@@ -265,7 +275,7 @@ fn a_row_made_while_the_roster_decides_gets_its_share() {
             for n in 0..20 {
                 if at == 0 && n == 3 {
                     shares.0.store(5, SeqCst);
-                    table.counters.reassess(table.group.window.start);
+                    table.counters.reassess(table.group.window.start, |_, _| 5);
                 }
                 let n = n + 20 * at as u64;
                 let row = table.counters.find_or_insert(&row_key(n));
@@ -281,21 +291,81 @@ fn a_row_made_while_the_roster_decides_gets_its_share() {
     }
 }
 
-#[test]
-fn reassessing_reaches_the_windows_of_that_start_alone_and_lowers_nothing() {
-    let (table, shares) = bounded(64, 0);
-    let next = RowKey {
+/// Row `n` of the window after the first.
+fn later(n: u64) -> RowKey {
+    RowKey {
         window: window(61_000),
+        ..row_key(n)
+    }
+}
+
+/// Raises rows of `start` to what `allowance` says, and answers how many it was asked for.
+fn reassess(table: &Table, start: u64, allowance: u64) -> usize {
+    let mut rows = 0;
+    table.counters.reassess(UnixMillis(start), |_, view| {
+        assert_eq!(
+            (view.key.window.start, view.limit),
+            (UnixMillis(start), Some(LIMIT))
+        );
+        rows += 1;
+        allowance
+    });
+    rows
+}
+
+#[test]
+fn reassessing_reaches_rows_of_that_start_that_had_no_share_and_lowers_nothing() {
+    let (table, shares) = bounded(64, 0);
+    let make = |key| table.counters.find_or_insert(&key).unwrap();
+    let former = RowKey {
+        window: window(59_000),
         ..row_key(1)
     };
-    let [this, next] = [row_key(1), next].map(|key| table.counters.find_or_insert(&key).unwrap());
+    let rows = [row_key(1), row_key(2), former, later(1)].map(make);
+    table.counters.raise_allowance(rows[1], 9);
+    table.counters.forget(rows[2]);
+    shares.0.store(4, SeqCst);
+    let decided = make(row_key(4));
     let allowance = |row| table.counters.view(row).unwrap().allowance;
-    table.counters.raise_allowance(this, 9);
-    for (share, expected) in [(4, 9), (12, 12), (2, 12), (LIMIT + 1, LIMIT)] {
-        shares.0.store(share, SeqCst);
-        table.counters.reassess(UnixMillis(60_000));
-        assert_eq!((allowance(this), allowance(next)), (expected, 0));
+    assert_eq!(reassess(&table, 60_000, LIMIT + 4), 2);
+    // Rights that were granted may be more than the limit, for as many were granted away.
+    assert_eq!(
+        [rows[0], rows[1], rows[3], decided].map(allowance),
+        [LIMIT + 4, LIMIT + 4, 0, 4]
+    );
+    assert_eq!(reassess(&table, 60_000, 4), 0);
+    // The other is still listed.
+    assert_eq!(reassess(&table, 61_000, 7), 1);
+    assert_eq!([rows[0], rows[3], decided].map(allowance), [LIMIT + 4, 7, 4]);
+    table.counters.reassess_all(|_, _| 6);
+    assert_eq!([rows[0], rows[3], decided].map(allowance), [LIMIT + 4, 7, 6]);
+}
+
+#[test]
+fn more_rows_than_can_be_listed_are_all_reached() {
+    const ROWS: u64 = 3_000;
+    let (table, _) = bounded(16_384, 0);
+    for n in 0..ROWS {
+        table.counters.find_or_insert(&row_key(n)).unwrap();
+        table.counters.find_or_insert(&later(n)).unwrap();
     }
+    for (start, allowance) in [(60_000, 5), (61_000, 6)] {
+        assert!(reassess(&table, start, allowance) as u64 >= ROWS);
+    }
+    let mut seen = 0;
+    table.counters.for_each_live(|_, view| {
+        seen += 1;
+        let expected = if view.key.window.start.0 == 60_000 { 5 } else { 6 };
+        assert_eq!(view.allowance, expected, "{view:?}");
+    });
+    assert_eq!(seen, 2 * ROWS);
+    // A later window is listed again.
+    let third = RowKey {
+        window: window(62_000),
+        ..row_key(1)
+    };
+    table.counters.find_or_insert(&third).unwrap();
+    assert_eq!(reassess(&table, 62_000, 7), 1);
 }
 
 #[test]
@@ -319,11 +389,7 @@ fn bounded_rows_are_kept_until_their_window_ends_and_then_never_get_rights_again
     table.counters.raise_allowance(late, 3);
     assert_eq!(table.counters.view(late).unwrap().allowance, 0);
     // The next window begins with its share.
-    let next = RowKey {
-        window: window(61_000),
-        ..row_key(1)
-    };
-    let row = table.counters.find_or_insert(&next).unwrap();
+    let row = table.counters.find_or_insert(&later(1)).unwrap();
     assert_eq!(table.counters.view(row).unwrap().allowance, 3);
 }
 
@@ -353,7 +419,7 @@ fn under_threads_that_make_and_sweep_rows_no_key_spends_more_than_its_share() {
 fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
     let (table, _) = bounded(64, 3);
     let row = table.counters.find_or_insert(&row_key(1)).unwrap();
-    assert!(table.counters.want(Short { row, missing: 2 }));
+    assert!(table.counters.want(Short { row, hits: 2 }));
     assert_eq!(table.counters.take_rights(row, 2), Some(2));
     assert_eq!(
         table.counters.take_changed(),
@@ -367,11 +433,7 @@ fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
     assert_eq!(table.counters.take_rights(row, 1), None);
     // Until all slots have had another tenant.
     for n in 0..64 {
-        let key = RowKey {
-            window: window(61_000),
-            ..row_key(n)
-        };
-        table.counters.find_or_insert(&key).unwrap();
+        table.counters.find_or_insert(&later(n)).unwrap();
     }
     table.counters.raise_allowance(row, 9);
     table.counters.replace_peers(row, 9);
@@ -385,11 +447,11 @@ fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
 fn the_list_of_wanted_rows_is_bounded_and_in_order() {
     let (table, _) = bounded(64, 0);
     let row = table.counters.find_or_insert(&row_key(1)).unwrap();
-    let wanted = |missing| table.counters.want(Short { row, missing });
-    let taken = (1..).take_while(|missing| wanted(*missing)).count() as u64;
+    let wanted = |hits| table.counters.want(Short { row, hits });
+    let taken = (1..).take_while(|hits| wanted(*hits)).count() as u64;
     assert!((1_000..100_000).contains(&taken), "{taken}");
     let back = std::iter::from_fn(|| table.counters.take_wanted());
-    assert!(back.map(|short| short.missing).eq(1..=taken));
+    assert!(back.map(|short| short.hits).eq(1..=taken));
     assert!(wanted(1));
 }
 

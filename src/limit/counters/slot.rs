@@ -21,7 +21,8 @@
 //! In bounded mode `own` is what this replica consumed: hits admitted and rights given away. `allowance` only
 //! rises while a tenancy lasts. Spending, reserving and giving all change `state` by a compare-and-swap from a
 //! state with own + pending + amount ≤ an allowance read before, so whatever the order, and however stale the
-//! allowance, own + pending never exceeds it.
+//! allowance, own + pending never exceeds it. Only what a fallback admits without a share is beyond it, for which
+//! nothing is promised; nor does it add rights that could be given away.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -95,8 +96,9 @@ pub(in crate::limit) enum Offer {
 pub(in crate::limit) struct Counts {
     /// Hits of this node.
     pub(in crate::limit) own: u64,
-    /// Hits of its peers, as far as known; zero where they are not shared.
-    pub(in crate::limit) peers: u64,
+    /// Hits of its peers, as far as known; zero where they are not shared. In bounded mode less the rights that
+    /// this node gave away, of which the peers need not have spent any.
+    pub(in crate::limit) peers: i64,
     /// Own hits that peers were told of.
     pub(in crate::limit) published: u64,
     /// The most that `own` may come to in bounded mode.
@@ -111,7 +113,7 @@ impl Counts {
 
     /// Hits of all.
     pub(in crate::limit) fn total(self) -> u64 {
-        self.own.saturating_add(self.peers)
+        self.own.saturating_add_signed(self.peers)
     }
 }
 
@@ -151,6 +153,18 @@ unsafe impl Zeroable for Slot {}
 const TAG_SHIFT: u32 = 55;
 const TAGGED_MAX: u64 = (1 << TAG_SHIFT) - 1;
 
+/// What stands for zero in `peers`, which may be negative: halfway, so that words of one tenancy are ordered as
+/// what they stand for.
+const BIAS: i64 = 1 << (TAG_SHIFT - 1);
+
+fn biased(sum: i64) -> u64 {
+    sum.clamp(-BIAS, BIAS - 1).wrapping_add(BIAS).cast_unsigned()
+}
+
+fn unbiased(word: u64) -> i64 {
+    (word & TAGGED_MAX).cast_signed() - BIAS
+}
+
 fn tagged(epoch: u32, count: u64) -> u64 {
     u64::from(epoch & EPOCH_MASK) << TAG_SHIFT | count.min(TAGGED_MAX)
 }
@@ -187,7 +201,7 @@ impl Slot {
     pub(super) fn counts(&self, state: State) -> Counts {
         Counts {
             own: state.own(),
-            peers: self.peers.load(Acquire) & TAGGED_MAX,
+            peers: unbiased(self.peers.load(Acquire)),
             published: self.published.load(Acquire) & TAGGED_MAX,
             allowance: self.allowance.load(Acquire) & TAGGED_MAX,
         }
@@ -218,7 +232,7 @@ impl Slot {
     /// Brings the furnished row to life with these counts.
     pub(super) fn publish(&self, first: Counts) {
         let epoch = self.epoch.load(Relaxed);
-        self.peers.store(tagged(epoch, first.peers), Release);
+        self.peers.store(tagged(epoch, biased(first.peers)), Release);
         self.published.store(tagged(epoch, first.published), Release);
         self.allowance
             .store(tagged(epoch, first.allowance.min(OWN_MAX)), Release);
@@ -237,7 +251,8 @@ impl Slot {
     }
 
     /// The admission rule: `hits` are taken if own + pending + peers + hits ≤ `limit`, where peers are those
-    /// of gossip mode alone; in bounded mode if own + pending + hits ≤ min(`limit`, allowance).
+    /// of gossip mode alone; in bounded mode if own + pending + hits ≤ allowance. That own is more than `limit`
+    /// then says that rights went to and fro: each grant adds to it.
     #[inline]
     pub(in crate::limit) fn offer(&self, ask: &Ask, taking: Taking) -> Offer {
         let mut state = self.state();
@@ -253,7 +268,7 @@ impl Slot {
                     (counts.own, ask.limit)
                 }
                 SyncMode::Gossip => (counts.total(), ask.limit),
-                SyncMode::Bounded => (counts.own, ask.limit.min(counts.allowance)),
+                SyncMode::Bounded => (counts.own, counts.allowance),
             };
             let after = used.saturating_add(hits);
             if after > most {
@@ -333,8 +348,8 @@ impl Slot {
     }
 
     /// Replaces the peers' sum of the tenant of `epoch`, be it lower.
-    pub(super) fn replace_peers(&self, epoch: u32, sum: u64) {
-        let wanted = tagged(epoch, sum);
+    pub(super) fn replace_peers(&self, epoch: u32, sum: i64) {
+        let wanted = tagged(epoch, biased(sum));
         let replace = |word: u64| (word >> TAG_SHIFT == wanted >> TAG_SHIFT).then_some(wanted);
         // Refused only when the tenancy ended.
         let _ = self.peers.fetch_update(SeqCst, Acquire, replace);
@@ -342,7 +357,7 @@ impl Slot {
 
     /// Raises the peers' sum of the tenant known by `state` to `sum`.
     pub(super) fn raise_peers(&self, epoch: u32, sum: u64) {
-        raise(&self.peers, epoch, sum);
+        raise(&self.peers, epoch, biased(i64::try_from(sum).unwrap_or(i64::MAX)));
     }
 
     /// Raises what was published of the tenant.

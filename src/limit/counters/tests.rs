@@ -64,8 +64,8 @@ impl Table {
     }
 }
 
-pub(super) fn policies(limit: u64, mode: SyncMode) -> HashMap<RuleId, Policy> {
-    HashMap::from([(RULE, Policy { limit, mode })])
+pub(super) fn schedules(limit: u64, mode: SyncMode) -> HashMap<RuleId, Schedule> {
+    HashMap::from([(RULE, Policy { limit, mode }.into())])
 }
 
 fn taken(offer: Offer) -> Option<Counts> {
@@ -121,7 +121,7 @@ proptest! {
                 }
                 Op::Peers { key, sum } => {
                     let row = model.entry(key).or_default();
-                    row.peers = row.peers.max(sum);
+                    row.peers = row.peers.max(sum.cast_signed());
                     table.counters.store_peers(table.counters.find_or_insert(&row_key(key)).unwrap(), sum);
                 }
                 Op::Published { key } => {
@@ -153,7 +153,7 @@ proptest! {
         }
         let mut rows = HashMap::new();
         table.counters.for_each_live(|_, view| {
-            let counts = Counts { own: view.own, peers: view.peers, published: view.published, allowance: view.allowance };
+            let counts = Counts { own: view.own, peers: view.peers.cast_signed(), published: view.published, allowance: view.allowance };
             assert!(rows.insert(view.key.key, counts).is_none(), "two rows of one key");
         });
         prop_assert_eq!(rows, model.into_iter().map(|(n, counts)| (key(n), counts)).collect());
@@ -382,11 +382,11 @@ fn rows_of_rules_unknown_here_are_kept_and_replicated() {
     table.counters.store_peers(row, 5);
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated, view.peers), (None, true, 5));
-    let policy = |mode| policies(9, mode);
-    table.counters.set_policies(policy(SyncMode::Local));
+    let schedule = |mode| schedules(9, mode);
+    table.counters.set_schedules(schedule(SyncMode::Local));
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated), (Some(9), false));
-    table.counters.set_policies(policy(SyncMode::Gossip));
+    table.counters.set_schedules(schedule(SyncMode::Gossip));
     assert!(table.counters.view(row).unwrap().replicated);
 }
 

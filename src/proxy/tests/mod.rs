@@ -4,6 +4,7 @@ mod failing;
 mod limiting;
 mod passing;
 mod stopping;
+mod waiting;
 
 use std::future::Future;
 use std::net::SocketAddr;

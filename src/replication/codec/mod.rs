@@ -12,17 +12,23 @@ mod tests;
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
+use crate::bounded::{Answer, Ask};
 use crate::limit::{RowKey, UnixMillis};
 
 use crate::replica::ReplicaId;
 
-pub use size::{delta_bytes, digest_bytes, entry_bytes, frame_bytes, group_bytes, row_bytes};
+pub use size::{
+    delta_bytes, digest_bytes, entry_bytes, frame_bytes, grants_bytes, group_bytes, row_bytes, transfer_bytes,
+};
 
 /// The newest version of frames that this node understands, and sends once every live peer understands it.
-pub const FRAME_VERSION: u8 = 2;
+pub const FRAME_VERSION: u8 = 3;
 
 /// The oldest version that is still understood.
 pub const FRAME_VERSION_MIN: u8 = 1;
+
+/// The first version in which rights to bounded rows move: grants and transfers.
+pub const FRAME_VERSION_RIGHTS: u8 = 3;
 
 /// Largest frame that is decoded at all: one UDP datagram.
 pub const FRAME_BYTES_MAX: usize = 65_536;
@@ -33,6 +39,10 @@ pub const COUNT_MAX: u64 = (1 << 40) - 1;
 /// Newest version a frame may name. A million releases a second reach it in nine years; so far from the end
 /// of the type no arithmetic on versions overflows.
 pub const VERSION_MAX: Version = 1 << 48;
+
+/// Most takers that one replica grants rights of one row to. A row with all of them takes 400 bytes: it still
+/// fits every frame, and a node seldom asks more than three peers.
+pub const GRANTS_MAX: usize = 16;
 
 /// Longest window a row may name: a leap year.
 pub const WINDOW_MILLIS_MAX: u64 = 366 * 86_400_000;
@@ -72,10 +82,12 @@ pub struct Frame {
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Rows: one delta in version 1, at least one in version 2.
+    /// Rows: one delta in version 1, at least one in later ones.
     Deltas(Vec<Delta>),
     /// What the sender holds.
     Digest(Digest),
+    /// Asks for rights and what answers them, at least one. From version 3 on.
+    Transfers(Vec<Transfer>),
 }
 
 /// Rows of one version log, and the interval of the log they stand for.
@@ -105,6 +117,37 @@ pub struct DeltaRow {
     pub key: RowKey,
     /// The subject's own count; 1 to [`COUNT_MAX`].
     pub count: u64,
+    /// What of that count the subject granted to others: at most [`GRANTS_MAX`], sorted by taker. Versions
+    /// before 3 leave it out.
+    pub grants: Vec<Grant>,
+}
+
+/// Rights to one row that its subject gave away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant {
+    /// Who received them: the hash that members are ranked by ([`crate::bounded::replica_hash`]), so that a
+    /// grant need not name a replica that the receiver never heard of.
+    pub taker: u64,
+    /// How many hits in all so far; 1 to [`COUNT_MAX`].
+    pub hits: u64,
+}
+
+/// One step of a transfer of rights between the sender of a frame and its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The row.
+    pub key: RowKey,
+    /// What the sender says of it.
+    pub kind: TransferKind,
+}
+
+/// What one replica says to another of the rights to one row. No number is above [`COUNT_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferKind {
+    /// The sender wants rights of the receiver.
+    Ask(Ask),
+    /// What the sender has granted to the receiver, and whether anything is left.
+    Answer(Answer),
 }
 
 /// What a replica holds of each log, one page of it.
@@ -165,13 +208,15 @@ pub fn encode(frame: &Frame) -> Vec<u8> {
 }
 
 /// The bytes of `frame` in `version`: a version byte, then bincode 2 with variable-length integers. `None`
-/// when that version cannot say it: version 1 has one delta a frame.
+/// when that version cannot say it: version 1 has one delta a frame, and transfers exist from version 3 on.
+/// Versions before 3 leave grants out.
 #[must_use]
 pub fn encode_as(frame: &Frame, version: u8) -> Option<Vec<u8>> {
     let mut bytes = vec![version];
     match version {
         1 => wire::write(&wire::to_v1(frame)?, &mut bytes),
-        2 => wire::write(&wire::to_v2(frame), &mut bytes),
+        2 => wire::write(&wire::to_v2(frame)?, &mut bytes),
+        3 => wire::write(&wire::to_v3(frame), &mut bytes),
         _ => return None,
     }
     Some(bytes)
@@ -187,6 +232,7 @@ pub fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
     match version {
         1 => wire::from_v1(wire::read(rest)?),
         2 => wire::from_v2(wire::read(rest)?),
+        3 => wire::from_v3(wire::read(rest)?),
         _ => Err(FrameError::Version(version)),
     }
 }

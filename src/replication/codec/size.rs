@@ -2,7 +2,7 @@
 
 use crate::replica::{NodeId, ReplicaId};
 
-use super::DigestEntry;
+use super::{DigestEntry, Grant, Transfer, TransferKind};
 
 /// Most bytes around the deltas of a frame that `sender` sends.
 #[must_use]
@@ -28,13 +28,32 @@ pub fn digest_bytes(sender: &ReplicaId) -> usize {
 /// Most bytes that a group header adds to a delta when it names `subject`.
 #[must_use]
 pub fn group_bytes(subject: Option<&ReplicaId>) -> usize {
-    1 + subject.map_or(0, replica_bytes) + 8 + 9 + 9 + 9
+    // Subject, rule, window, number of rows and (in three bytes, as a frame holds fewer) of grants.
+    1 + subject.map_or(0, replica_bytes) + 8 + 9 + 9 + 9 + 3
 }
 
 /// Bytes of one row at its exact width.
 #[must_use]
 pub fn row_bytes(ahead: u64, count: u64) -> usize {
     16 + varint_bytes(ahead) + varint_bytes(count)
+}
+
+/// Most bytes that a row's grants add to it.
+#[must_use]
+pub fn grants_bytes(grants: &[Grant]) -> usize {
+    // The row's index (a frame holds fewer than 2^16), the taker, the hits.
+    grants.iter().map(|grant| 3 + 9 + varint_bytes(grant.hits)).sum()
+}
+
+/// Most bytes that `transfer` adds to a frame.
+#[must_use]
+pub fn transfer_bytes(transfer: &Transfer) -> usize {
+    let numbers = match transfer.kind {
+        TransferKind::Ask(ask) => [ask.held, ask.target, ask.need].map(varint_bytes).iter().sum(),
+        TransferKind::Answer(answer) => varint_bytes(answer.granted) + 1,
+    };
+    // Rule, window, key, which of the two it is.
+    8 + 2 * 9 + 16 + 1 + numbers
 }
 
 /// Most bytes that `entry` adds to a digest.

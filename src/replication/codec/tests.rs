@@ -25,6 +25,7 @@ fn deltas() -> impl Strategy<Value = Delta> {
         windows(),
         any::<u128>(),
         1..=COUNT_MAX,
+        grants(),
     );
     (
         replicas(),
@@ -37,16 +38,19 @@ fn deltas() -> impl Strategy<Value = Delta> {
             let rows: Vec<_> = rows
                 .into_iter()
                 .zip(after + 1..)
-                .map(|((subject, rule, window, key, count), version)| DeltaRow {
-                    version,
-                    subject,
-                    key: RowKey {
-                        rule: RuleId(rule),
-                        window,
-                        key: KeyHash(key),
+                .map(
+                    |((subject, rule, window, key, count, grants), version)| DeltaRow {
+                        version,
+                        subject,
+                        key: RowKey {
+                            rule: RuleId(rule),
+                            window,
+                            key: KeyHash(key),
+                        },
+                        count,
+                        grants,
                     },
-                    count,
-                })
+                )
                 .collect();
             let to = after + rows.len() as u64;
             Delta {
@@ -57,6 +61,36 @@ fn deltas() -> impl Strategy<Value = Delta> {
                 rows,
             }
         })
+}
+
+/// Mostly none, now and then as many as there may be.
+fn grants() -> impl Strategy<Value = Vec<Grant>> {
+    let some = proptest::collection::btree_map(any::<u64>(), 1..=COUNT_MAX, 0..=GRANTS_MAX);
+    let some = some.prop_map(|grants| {
+        grants
+            .into_iter()
+            .map(|(taker, hits)| Grant { taker, hits })
+            .collect()
+    });
+    prop_oneof![Just(Vec::new()), some]
+}
+
+fn transfers() -> impl Strategy<Value = Transfer> {
+    let ask = (0..=COUNT_MAX, 0..=COUNT_MAX, 0..=COUNT_MAX).prop_map(|(a, b, need)| {
+        let (held, target) = (a.min(b), a.max(b));
+        TransferKind::Ask(Ask { held, target, need })
+    });
+    let answer = (0..=COUNT_MAX, any::<bool>())
+        .prop_map(|(granted, empty)| TransferKind::Answer(Answer { granted, empty }));
+    let kind = prop_oneof![ask, answer];
+    (any::<u64>(), windows(), any::<u128>(), kind).prop_map(|(rule, window, key, kind)| Transfer {
+        key: RowKey {
+            rule: RuleId(rule),
+            window,
+            key: KeyHash(key),
+        },
+        kind,
+    })
 }
 
 fn digests() -> impl Strategy<Value = Digest> {
@@ -98,7 +132,8 @@ fn digests() -> impl Strategy<Value = Digest> {
 fn frames() -> impl Strategy<Value = Frame> {
     let body = prop_oneof![
         proptest::collection::vec(deltas(), 1..4).prop_map(Body::Deltas),
-        digests().prop_map(Body::Digest)
+        digests().prop_map(Body::Digest),
+        proptest::collection::vec(transfers(), 1..20).prop_map(Body::Transfers),
     ];
     (replicas(), any::<u64>(), body).prop_map(|(sender, at, body)| Frame {
         sender,
@@ -112,13 +147,17 @@ proptest! {
     fn a_frame_survives_the_wire_within_its_stated_size(frame in frames()) {
         let bytes = encode(&frame);
         prop_assert_eq!(decode(&bytes).expect("decodes"), frame.clone());
-        match (encode_as(&frame, FRAME_VERSION_MIN), &frame.body) {
-            (Some(old), _) => prop_assert_eq!(decode(&old).expect("decodes"), frame.clone()),
-            (None, Body::Deltas(deltas)) => prop_assert!(deltas.len() > 1),
-            (None, Body::Digest(_)) => prop_assert!(false, "version 1 has digests"),
+        for version in FRAME_VERSION_MIN..FRAME_VERSION {
+            match (encode_as(&frame, version), &frame.body) {
+                (Some(old), _) => prop_assert_eq!(decode(&old).expect("decodes"), without_grants(&frame)),
+                (None, Body::Deltas(deltas)) => prop_assert!(version == 1 && deltas.len() > 1),
+                (None, Body::Digest(_)) => prop_assert!(false, "every version has digests"),
+                (None, Body::Transfers(_)) => prop_assert!(version < FRAME_VERSION_RIGHTS),
+            }
         }
         let row = |row: &DeltaRow, after| {
-            group_bytes(row.subject.as_ref()) + row_bytes(row.version - after, row.count)
+            let grants = grants_bytes(&row.grants);
+            group_bytes(row.subject.as_ref()) + row_bytes(row.version - after, row.count) + grants
         };
         let delta = |delta: &Delta| {
             let rows = delta.rows.iter().map(|each| row(each, delta.interval.after));
@@ -128,6 +167,9 @@ proptest! {
             Body::Deltas(deltas) => frame_bytes(&frame.sender) + deltas.iter().map(delta).sum::<usize>(),
             Body::Digest(digest) => {
                 digest_bytes(&frame.sender) + digest.entries.iter().map(entry_bytes).sum::<usize>()
+            }
+            Body::Transfers(transfers) => {
+                frame_bytes(&frame.sender) + transfers.iter().map(transfer_bytes).sum::<usize>()
             }
         };
         prop_assert!(bytes.len() <= most);
@@ -152,6 +194,16 @@ proptest! {
     }
 }
 
+/// What versions before 3 say of `frame`.
+fn without_grants(frame: &Frame) -> Frame {
+    let mut frame = frame.clone();
+    if let Body::Deltas(deltas) = &mut frame.body {
+        let rows = deltas.iter_mut().flat_map(|delta| &mut delta.rows);
+        rows.for_each(|row| row.grants.clear());
+    }
+    frame
+}
+
 fn delta_of_three_rows(versions: [u64; 2]) -> Frame {
     let replica = ReplicaId {
         node: "a".parse().expect("valid"),
@@ -169,6 +221,7 @@ fn delta_of_three_rows(versions: [u64; 2]) -> Frame {
             key: KeyHash(key),
         },
         count: 1,
+        grants: Vec::new(),
     };
     let [first, second] = versions;
     let delta = Delta {
@@ -199,6 +252,65 @@ fn a_row_in_front_of_its_interval_is_refused() {
 fn rows_that_claim_one_version_read_back_as_they_were_read() {
     let read = decode(&encode(&delta_of_three_rows([5, 6]))).expect("decodes");
     assert_eq!(decode(&encode(&read)).expect("decodes"), read);
+}
+
+/// A frame of one row with these grants, encoded as they are.
+fn granting(grants: &[(u64, u64)]) -> Result<Frame, FrameError> {
+    let mut frame = delta_of_three_rows([5, 9]);
+    if let Body::Deltas(deltas) = &mut frame.body {
+        let grants = grants.iter().map(|(taker, hits)| Grant {
+            taker: *taker,
+            hits: *hits,
+        });
+        deltas[0].rows[1].grants = grants.collect();
+    }
+    decode(&encode(&frame))
+}
+
+#[test]
+fn grants_out_of_order_out_of_bounds_or_to_too_many_are_refused() {
+    let refused = |grants: &[(u64, u64)]| match granting(grants) {
+        Err(FrameError::Bounds(reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    granting(&[(1, 1), (2, COUNT_MAX)]).expect("in order");
+    assert_eq!(refused(&[(2, 1), (1, 1)]), "grants not sorted");
+    assert_eq!(refused(&[(2, 1), (2, 1)]), "grants not sorted");
+    assert_eq!(refused(&[(1, 0)]), "count");
+    assert_eq!(refused(&[(1, COUNT_MAX + 1)]), "count");
+    let takers: Vec<_> = (0..=GRANTS_MAX as u64).map(|taker| (taker, 1)).collect();
+    granting(&takers[1..]).expect("as many as there may be");
+    assert_eq!(refused(&takers), "takers of a row");
+}
+
+#[test]
+fn transfers_out_of_bounds_are_refused() {
+    let read = |kind| {
+        let mut frame = delta_of_three_rows([5, 9]);
+        let Body::Deltas(deltas) = &frame.body else {
+            unreachable!("it was made as such")
+        };
+        let key = deltas[0].rows[0].key;
+        frame.body = Body::Transfers(vec![Transfer { key, kind }]);
+        decode(&encode(&frame))
+    };
+    let ask = |held, target, need| read(TransferKind::Ask(Ask { held, target, need }));
+    let answer = |granted| read(TransferKind::Answer(Answer { granted, empty: true }));
+    ask(0, 0, 0).expect("an ask for nothing");
+    ask(COUNT_MAX, COUNT_MAX, COUNT_MAX).expect("at the bound");
+    answer(COUNT_MAX).expect("at the bound");
+    for refused in [
+        ask(1, 0, 0),
+        ask(0, COUNT_MAX + 1, 0),
+        ask(0, 1, COUNT_MAX + 1),
+        answer(COUNT_MAX + 1),
+    ] {
+        assert!(matches!(refused, Err(FrameError::Bounds(_))), "{refused:?}");
+    }
+    let mut none = delta_of_three_rows([5, 9]);
+    none.body = Body::Transfers(Vec::new());
+    let refused = decode(&encode(&none));
+    assert!(matches!(refused, Err(FrameError::Bounds("no transfer"))));
 }
 
 #[test]

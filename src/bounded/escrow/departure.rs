@@ -1,0 +1,115 @@
+//! Leaving in order: the mark, the will, and the heir's word that it has been executed.
+
+use crate::limit::UnixMillis;
+use crate::replica::ReplicaId;
+
+use super::super::will::{EstateError, heir};
+use super::{Escrow, Sight};
+
+/// How far this node has come in leaving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    Staying,
+    /// Marked; what was counted is still on its way into the log.
+    Marked,
+    /// The will names this heir.
+    Bequeathed(ReplicaId),
+    /// Nothing is left to wait for.
+    Settled,
+}
+
+impl Escrow {
+    /// Begins to leave: takes no more shares, and says so.
+    pub fn leave(&mut self, now: UnixMillis) {
+        self.clock = now.max(self.clock);
+        if self.departure != Departure::Staying {
+            return;
+        }
+        self.news = true;
+        self.departure = Departure::Settled;
+        if self.involved {
+            self.roster.leave(self.clock);
+            self.departure = Departure::Marked;
+        }
+    }
+
+    /// Everything that this node ever consumed in bounded rows is in its log up to `version`, and it grants
+    /// nothing any more: the will may be written.
+    pub fn handle_released(&mut self, version: u64) {
+        if self.departure != Departure::Marked {
+            return;
+        }
+        self.news = true;
+        let Some(heir) = self.heir(None) else {
+            self.departure = Departure::Settled;
+            return;
+        };
+        let taken: Vec<_> = self.roster.decided().cloned().collect();
+        self.departure = match self.estate.bequeath(&heir, version, &taken) {
+            Ok(()) => Departure::Bequeathed(heir),
+            // Too large to publish: what it would have saved is lost.
+            Err(_) => Departure::Settled,
+        };
+    }
+
+    /// Whether this node waits for [`Escrow::handle_released`].
+    #[must_use]
+    pub fn awaits_release(&self) -> bool {
+        self.departure == Departure::Marked
+    }
+
+    /// Whether this node may stop as far as its rights go: its heir owns them, or there is none.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.departure == Departure::Settled
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.departure != Departure::Staying
+    }
+
+    /// Looks whether the heir has executed the will, and names another where it never can.
+    pub(super) fn go_on_leaving(&mut self) {
+        let Departure::Bequeathed(heir) = &self.departure else {
+            return;
+        };
+        let heir = heir.clone();
+        let record = self.sight(&heir).and_then(|sight| sight.estate.clone());
+        let Some(record) = record else {
+            return;
+        };
+        if self.estate.is_executed(&record) {
+            self.departure = Departure::Settled;
+            return;
+        }
+        let other = self.heir(Some(&heir));
+        let revised = match &other {
+            Some(other) => self.estate.revise(&record, other),
+            None if record.will.is_some() => Ok(()),
+            None => Err(EstateError::Pending),
+        };
+        if revised.is_ok() {
+            self.departure = other.map_or(Departure::Settled, Departure::Bequeathed);
+        }
+    }
+
+    /// Who is to inherit, `except` for one who cannot.
+    fn heir(&self, except: Option<&ReplicaId>) -> Option<ReplicaId> {
+        let candidates = self.sights.iter().filter(|sight| self.may_inherit(sight));
+        let candidates = candidates.map(|sight| &sight.replica);
+        heir(&self.me, candidates.filter(|replica| Some(*replica) != except)).cloned()
+    }
+
+    fn may_inherit(&self, sight: &Sight) -> bool {
+        let stays = sight
+            .roster
+            .as_ref()
+            .is_some_and(|record| record.active && record.leaving_at.is_none());
+        let has_will = sight.estate.as_ref().is_some_and(|record| record.will.is_some());
+        sight.live && !sight.has_left && stays && !has_will && sight.replica != self.me
+    }
+
+    fn sight(&self, replica: &ReplicaId) -> Option<&Sight> {
+        self.sights.iter().find(|sight| sight.replica == *replica)
+    }
+}

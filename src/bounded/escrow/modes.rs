@@ -1,0 +1,46 @@
+//! By which mode another node decides which window, as far as it said.
+
+use crate::limit::{SyncMode, UnixMillis};
+
+/// A cluster-wide mode as a node announces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnnouncedMode {
+    /// How often the mode was set in the cluster's life; 0 is the node's own configuration.
+    pub version: u64,
+    /// The mode.
+    pub mode: SyncMode,
+    /// It holds for windows that start after this instant.
+    pub from: UnixMillis,
+}
+
+/// The newest mode that a node announced, and the one before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Modes {
+    current: AnnouncedMode,
+    former: Option<AnnouncedMode>,
+}
+
+impl Modes {
+    pub(super) fn new(current: AnnouncedMode) -> Self {
+        Self {
+            current,
+            former: None,
+        }
+    }
+
+    /// The node announces `mode`. Announcements of one node are heard in their order, but not all of them.
+    pub(super) fn note(&mut self, mode: AnnouncedMode) {
+        if mode != self.current {
+            // Between versions that do not follow each other, another mode may have been in force.
+            self.former = (mode.version == self.current.version + 1).then_some(self.current);
+            self.current = mode;
+        }
+    }
+
+    /// The mode by which the node decides windows that start at `start`; `None` where that is not known.
+    pub(super) fn at(&self, start: UnixMillis) -> Option<SyncMode> {
+        let said = [Some(self.current), self.former];
+        let mut said = said.into_iter().flatten();
+        said.find(|mode| mode.from < start).map(|mode| mode.mode)
+    }
+}

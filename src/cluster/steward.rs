@@ -1,0 +1,194 @@
+//! Keeps the escrow in step with the rest of the gossip thread: membership and rules go in, and what comes out
+//! goes to the replication core and back to membership.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::bounded::{
+    Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, RosterConfig, ShareTable,
+};
+use crate::config::BoundedConfig;
+use crate::limit::{KeyHash, Limiter, Now, Shares, UnixMillis, Window};
+use crate::replica::{NodeId, ReplicaId};
+use crate::replication::Replication;
+
+use super::attributes;
+use super::members::View;
+use super::membership::MembershipCommand;
+use super::mode::ModeVersion;
+
+/// How often the rules are asked for their bounded periods. A switch to bounded mode is announced seconds
+/// ahead.
+const RULES_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The escrow and those it works with.
+pub(super) struct Steward {
+    escrow: Escrow,
+    shares: Arc<ShareTable>,
+    limiter: Arc<Limiter>,
+    mode: watch::Receiver<ModeVersion>,
+    membership: mpsc::Sender<MembershipCommand>,
+    /// The versions of the roster and the estate record that membership has.
+    published: [u64; 2],
+    rules_due: Duration,
+}
+
+/// The shares as the counters ask for them.
+struct Held(Arc<ShareTable>);
+
+impl Shares for Held {
+    fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
+        self.0.share(limit, key, window)
+    }
+
+    fn is_decided(&self, start: UnixMillis) -> bool {
+        self.0.is_decided(start)
+    }
+}
+
+impl Logs for Replication {
+    fn held(&self, log: &ReplicaId) -> u64 {
+        Replication::held(self, log)
+    }
+
+    fn has_rows(&self, replica: &ReplicaId) -> bool {
+        self.rows_of(replica) > 0
+    }
+}
+
+impl Steward {
+    /// Rows of `limiter` begin with shares that the escrow of `me` takes. `grace` is how long rows outlive
+    /// their windows.
+    pub(super) fn new(
+        me: ReplicaId,
+        config: RosterConfig,
+        grace: Duration,
+        limiter: Arc<Limiter>,
+        mode: watch::Receiver<ModeVersion>,
+        membership: mpsc::Sender<MembershipCommand>,
+    ) -> Self {
+        let shares = Arc::new(ShareTable::new(me.clone()));
+        limiter.counters().set_shares(Box::new(Held(Arc::clone(&shares))));
+        let configured = (*mode.borrow()).into();
+        Self {
+            escrow: Escrow::new(me, config, grace, configured, Arc::clone(&shares)),
+            shares,
+            limiter,
+            mode,
+            membership,
+            published: [0; 2],
+            rules_due: Duration::ZERO,
+        }
+    }
+
+    /// The shares that the escrow takes.
+    pub(super) fn shares(&self) -> &Arc<ShareTable> {
+        &self.shares
+    }
+
+    pub(super) fn handle_view(&mut self, view: &View, now: Now) {
+        self.escrow.handle_members(view.sights(), now.wall);
+    }
+
+    /// When the escrow wants a turn, on the wall clock; the rules are looked at with every tick of replication.
+    pub(super) fn poll_timeout(&self) -> Option<UnixMillis> {
+        self.escrow.poll_timeout()
+    }
+
+    /// Does what is to be done now. Cheap when that is nothing.
+    pub(super) fn turn(&mut self, replication: &mut Replication, now: Now) {
+        if now.monotonic >= self.rules_due {
+            self.rules_due = now.monotonic + RULES_INTERVAL;
+            let periods = self.limiter.bounded_periods(now.wall);
+            let applied = (*self.mode.borrow()).into();
+            self.escrow.handle_rules(periods, applied, now.wall);
+        }
+        if self.escrow.awaits_release()
+            && let Some(version) = replication.released_version()
+        {
+            self.escrow.handle_released(version);
+        }
+        if self.escrow.is_due(now.wall) {
+            let outcome = self.escrow.advance(now.wall, replication);
+            tell(replication, &outcome);
+        }
+        self.publish();
+    }
+
+    /// Begins to leave; [`Steward::is_settled`] says when this node may go.
+    pub(super) fn leave(&mut self, now: Now) {
+        self.escrow.leave(now.wall);
+        self.publish();
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.escrow.is_settled()
+    }
+
+    pub(super) fn forget(&mut self, node: &NodeId, now: Now) -> Result<Vec<ReplicaId>, ForgetError> {
+        let gone = self.escrow.forget(node, now.wall)?;
+        for replica in &gone {
+            warn!(%replica, "forgotten by an operator: it takes no share of later windows");
+        }
+        self.publish();
+        Ok(gone)
+    }
+
+    pub(super) fn status(&self) -> EscrowStatus {
+        self.escrow.status()
+    }
+
+    pub(super) fn reading(&self) -> EscrowReading {
+        self.escrow.reading()
+    }
+
+    /// Hands records that have changed to membership. Where its queue is full, the next turn tries again.
+    fn publish(&mut self) {
+        if let Some(record) = self.escrow.roster_record()
+            && record.version != self.published[0]
+        {
+            let publish = MembershipCommand::Publish(attributes::ROSTER, record.to_text());
+            if self.membership.try_send(publish).is_ok() {
+                self.published[0] = record.version;
+            }
+        }
+        if let Some(record) = self.escrow.estate_record()
+            && record.version != self.published[1]
+        {
+            let publish = MembershipCommand::Publish(attributes::ESTATE, record.to_text());
+            if self.membership.try_send(publish).is_ok() {
+                self.published[1] = record.version;
+            }
+        }
+    }
+}
+
+/// Tells the rows that exist. New ones ask the table of shares, which has been replaced before.
+fn tell(replication: &mut Replication, outcome: &Outcome) {
+    if !outcome.inherited.is_empty() {
+        for replica in &outcome.inherited {
+            info!(%replica, "its rights are this node's now");
+        }
+        replication.inherit(&outcome.inherited);
+    }
+    for start in &outcome.decided {
+        replication.reassess(*start);
+    }
+    if !outcome.heirs.is_empty() {
+        replication.note_heirs(&outcome.heirs);
+    }
+}
+
+/// What the configuration says about the roster.
+pub(super) fn roster_config(config: &BoundedConfig) -> RosterConfig {
+    RosterConfig {
+        skew: config.skew,
+        min_roster: usize::try_from(config.min_roster).unwrap_or(usize::MAX),
+        strict_start: config.strict_start,
+        retire_on_restart: config.retire_on_restart,
+        forget_after: config.forget_after,
+    }
+}

@@ -1,0 +1,117 @@
+//! Answering those who ask for rights.
+
+use smallvec::SmallVec;
+
+use crate::bounded::{Account, Answer, Ask, priority};
+use crate::limit::{Counters, Now, RowKey, RowRef, RowView};
+
+use super::super::codec::TransferKind;
+use super::super::core::Replication;
+use super::super::log::OriginIndex;
+
+/// The rights of one row, as decisions spend them.
+struct RowAccount<'a> {
+    counters: &'a Counters,
+    row: RowRef,
+}
+
+impl Account for RowAccount<'_> {
+    fn left(&self) -> u64 {
+        let view = self.counters.view(self.row);
+        view.map_or(0, |view| view.rights())
+    }
+
+    fn deduct(&mut self, hits: u64) -> u64 {
+        self.counters.take_rights(self.row, hits).unwrap_or(0)
+    }
+}
+
+impl Replication {
+    /// Answers one ask. What is granted was deducted before this returns.
+    pub(super) fn answer(&mut self, peer: OriginIndex, key: &RowKey, ask: Ask, now: Now) -> Answer {
+        let refused = |empty| Answer { granted: 0, empty };
+        if key.window.start > now.wall {
+            // The peer's clock is ahead. There will be something to give.
+            return refused(false);
+        }
+        if key.window.end <= now.wall {
+            return refused(true);
+        }
+        let Some(row) = self.find_or_make(peer, key, now) else {
+            // No row, no rights: there is none to be had where the table is full.
+            return refused(true);
+        };
+        let Some(view) = self.counters.view(row).filter(|view| view.bounded) else {
+            return refused(true);
+        };
+        self.raise(row, &view);
+        let answer = self.grant(peer, row, &view, ask);
+        // Windows that were not decided in time have no rights to give, and are soon decided.
+        let empty = answer.empty && (self.leaving || !self.may_decide(key.window.start, now));
+        let hash = self.origins.get(peer).map(|origin| origin.hash);
+        if let Some((ledger, hash)) = self.transfers.ledgers.get_mut(&row).zip(hash) {
+            ledger.note_told(hash, empty);
+        }
+        Answer { empty, ..answer }
+    }
+
+    fn grant(&mut self, peer: OriginIndex, row: RowRef, view: &RowView, ask: Ask) -> Answer {
+        let (Some(asker), Some(bounded)) = (self.origins.get(peer), &self.transfers.bounded) else {
+            return Answer {
+                granted: 0,
+                empty: true,
+            };
+        };
+        let ledger = self.transfers.ledgers.entry(row).or_default();
+        let before = ledger.rights.granted_to(asker.hash);
+        if self.leaving || !ledger.may_grant_to(asker.hash) {
+            return Answer {
+                granted: before,
+                empty: true,
+            };
+        }
+        let me = &self.origins.own().id;
+        let rank = |id| (priority(id, view.key.key, view.key.window), id);
+        let asker_first = rank(&asker.id) > rank(me);
+        ledger.rights.set_largest_waiter(bounded.waiting.largest(row));
+        let mut account = RowAccount {
+            counters: &self.counters,
+            row,
+        };
+        let answer = ledger
+            .rights
+            .handle_ask(asker.hash, ask, asker_first, &mut account);
+        if answer.granted > before {
+            self.transfers.stats.granted += answer.granted - before;
+            self.show_peers(row);
+        }
+        answer
+    }
+
+    /// Tells those who were told that there is nothing here that there is now: `left`, of which nobody here needs
+    /// all.
+    pub(super) fn tell_askers(&mut self, row: RowRef, view: &RowView, left: u64) {
+        let Some(bounded) = self.transfers.bounded.as_ref().filter(|_| !self.leaving) else {
+            return;
+        };
+        let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
+            return;
+        };
+        if left <= bounded.waiting.largest(row) {
+            return;
+        }
+        let told = ledger.take_told_empty();
+        let told: SmallVec<[(u64, u64); 2]> = told
+            .into_iter()
+            .map(|asker| (asker, ledger.rights.granted_to(asker)))
+            .collect();
+        for (asker, granted) in told {
+            let mut live = self.origins.live();
+            if let Some((peer, _)) = live.find(|(_, origin)| origin.hash == asker) {
+                let empty = false;
+                let kind = TransferKind::Answer(Answer { granted, empty });
+                self.transfers.tell(peer, view.key, kind);
+            }
+        }
+    }
+}
