@@ -186,7 +186,8 @@ mod tests {
         let scenes = [Pattern::Sequential, Pattern::Burst]
             .map(|pattern| MODES.map(|mode| scene(mode, pattern, 3, "5/minute")))
             .concat();
-        let config = Config::from_yaml("demo.yaml", &config(&scenes, "127.0.0.1:9000", 3)).unwrap();
+        let yaml = format!("node_id: a\n{}", config(&scenes, "127.0.0.1:9000", 3));
+        let config = Config::from_yaml("demo.yaml", &yaml).unwrap();
         let modes: Vec<_> = config
             .limits
             .rules
