@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use weir::bounded::{Membership, ShareTable};
 use weir::cluster::fragment;
 use weir::cluster::keyring::Keyring;
 use weir::cluster::seal::Envelope;
 use weir::limit::significance::Significance;
 use weir::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Now, Rule, RuleScope, SyncMode, UnixMillis};
 use weir::replica::{Generation, ReplicaId};
-use weir::replication::codec::{Body, Delta, FRAME_VERSION, Frame, decode};
+use weir::replication::codec::{Body, Delta, FRAME_VERSION, Frame, TransferKind, decode};
 use weir::replication::{Replication, ReplicationConfig};
 
 /// That of the fuzz target `replication`, so that the rows of the seeds are in time there.
@@ -50,7 +51,10 @@ fn main() -> io::Result<()> {
             &folder.join(format!("{name}.json")),
             format!("{text}\n").as_bytes(),
         )?;
-        write_new(&corpus.join("frame").join(name), bytes)?;
+        write_new(
+            &corpus.join("frame").join(format!("v{FRAME_VERSION}-{name}")),
+            bytes,
+        )?;
     }
     for (name, session) in cluster.sessions {
         write_new(&corpus.join("replication").join(name), &session)?;
@@ -76,6 +80,7 @@ struct Member {
     id: ReplicaId,
     limiter: Limiter,
     core: Replication,
+    shares: Arc<ShareTable>,
     alive: bool,
 }
 
@@ -96,6 +101,7 @@ impl Virtual {
             self.join(index);
         }
         self.gossip(4, 0);
+        self.move_rights();
         for round in 0..6 {
             for (node, key) in [
                 (0, 1),
@@ -134,28 +140,57 @@ impl Virtual {
         self.gossip(40, 0);
     }
 
+    /// Bounded rows: one node runs out of rights, asks the others, and grants some on.
+    fn move_rights(&mut self) {
+        let members: Vec<_> = self.members.iter().map(|member| member.id.clone()).collect();
+        for member in &mut self.members {
+            let membership = Membership::try_new(EPOCH, &member.id, members.clone());
+            member.shares.replace(membership.map(Arc::new));
+            member.core.reassess(EPOCH);
+        }
+        for (node, key, times) in [(0, 7, 9), (1, 7, 9), (0, 8, 9), (2, 7, 9), (0, 9, 5), (1, 8, 9)] {
+            self.hit_rule(node, 2, key, times);
+            self.gossip(1, 0);
+        }
+        for key in 10..14 {
+            self.hit_rule(0, 2, key, 6);
+        }
+        // All of one key is spent: whoever is asked has nothing.
+        for node in [0, 1, 2, 0] {
+            self.hit_rule(node, 2, 20, 5);
+        }
+        self.gossip(4, 0);
+    }
+
     fn join(&mut self, index: usize) {
-        let rules = [("a", CountBy::Ip, "20/minute"), ("b", CountBy::All, "1000/hour")].map(
-            |(name, count_by, window)| Rule {
-                name: name.to_owned(),
-                scope: RuleScope::Everything,
-                count_by,
-                windows: std::iter::once(window.parse().expect("a limit")).collect(),
-                hits: Hits::ONE,
-                mode: None,
-            },
-        );
+        let rules = [
+            ("a", CountBy::Ip, "20/minute", None),
+            ("b", CountBy::All, "1000/hour", None),
+            ("c", CountBy::Ip, "15/minute", Some(SyncMode::Bounded)),
+        ]
+        .map(|(name, count_by, window, mode)| Rule {
+            name: name.to_owned(),
+            scope: RuleScope::Everything,
+            count_by,
+            windows: std::iter::once(window.parse().expect("a limit")).collect(),
+            hits: Hits::ONE,
+            mode,
+        });
         let limiter = Limiter::new(rules.into(), SyncMode::Gossip, Significance::default(), 1 << 15);
         let id = ReplicaId {
             node: format!("n{index:04}").parse().expect("a node id"),
             generation: Generation(1),
         };
         let counters = Arc::clone(limiter.counters());
-        let core = Replication::new(id.clone(), counters, ReplicationConfig::default(), index as u64);
+        let mut core = Replication::new(id.clone(), counters, ReplicationConfig::default(), index as u64);
+        let shares = Arc::new(ShareTable::new(id.clone()));
+        limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
+        core.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
         self.members.push(Member {
             id,
             limiter,
             core,
+            shares,
             alive: true,
         });
         self.announce();
@@ -185,18 +220,23 @@ impl Virtual {
     }
 
     fn hit(&mut self, node: usize, key: u128, times: usize) {
+        for rule in 0..2 {
+            self.hit_rule(node, rule, key, times);
+        }
+    }
+
+    fn hit_rule(&mut self, node: usize, rule: usize, key: u128, times: usize) {
         let now = self.now();
         let member = &mut self.members[node];
-        for rule in 0..2 {
-            let charge = Charge {
-                rule,
-                // The table expects keys spread as a hash spreads them.
-                key: KeyHash(key.wrapping_mul(SPREAD)),
-                hits: Hits::ONE,
-            };
-            for _ in 0..times {
-                let _ = member.limiter.check(&[charge], now.wall);
-            }
+        let charge = Charge {
+            rule,
+            // The table expects keys spread as a hash spreads them.
+            key: KeyHash(key.wrapping_mul(SPREAD)),
+            hits: Hits::ONE,
+        };
+        for _ in 0..times {
+            let decision = member.limiter.check(&[charge], now.wall);
+            member.limiter.want(&decision.short);
         }
     }
 
@@ -234,8 +274,9 @@ impl Virtual {
         let millis = self.at.as_millis();
         let name = match millis {
             ..400 => "session-start",
-            400..2_200 => "session-loss",
-            2_200..3_400 => "session-bulk",
+            400..1_400 => "session-rights",
+            1_400..3_200 => "session-loss",
+            3_200..4_400 => "session-bulk",
             _ => "session-death",
         };
         // Three peers live; then frames as they are: the operations of the target.
@@ -309,6 +350,10 @@ fn kind(frame: &Frame) -> String {
                 ("incomplete", any(&|delta| delta.complete_at > delta.interval.to)),
                 ("empty", any(&|delta| delta.rows.is_empty())),
                 ("mixed", any(&rules_differ)),
+                (
+                    "granting",
+                    any(&|delta| delta.rows.iter().any(|row| !row.grants.is_empty())),
+                ),
             ]
         }
         Body::Digest(digest) => vec![
@@ -321,6 +366,23 @@ fn kind(frame: &Frame) -> String {
             ),
             ("empty", digest.entries.is_empty()),
         ],
+        Body::Transfers(transfers) => {
+            let any = |holds: &dyn Fn(&TransferKind) -> bool| transfers.iter().any(|t| holds(&t.kind));
+            vec![
+                ("transfers", true),
+                ("asking", any(&|kind| matches!(kind, TransferKind::Ask(_)))),
+                ("answering", any(&|kind| matches!(kind, TransferKind::Answer(_)))),
+                (
+                    "granting",
+                    any(&|kind| matches!(kind, TransferKind::Answer(answer) if answer.granted > 0)),
+                ),
+                (
+                    "empty",
+                    any(&|kind| matches!(kind, TransferKind::Answer(answer) if answer.empty)),
+                ),
+                ("several", transfers.len() > 1),
+            ]
+        }
     };
     let names: Vec<_> = traits
         .into_iter()

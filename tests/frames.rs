@@ -9,7 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use weir::replication::FrameError;
-use weir::replication::codec::{Body, Delta, FRAME_VERSION, FRAME_VERSION_MIN, Frame, decode, encode_as};
+use weir::replication::codec::{
+    Body, Delta, FRAME_VERSION, FRAME_VERSION_MIN, FRAME_VERSION_RIGHTS, Frame, TransferKind, decode,
+    encode_as,
+};
 
 use describe::describe;
 
@@ -67,6 +70,9 @@ fn the_captures_of_each_version_hold_the_parts_of_the_protocol_listed_here() {
         if version > 1 {
             missing.push("several logs");
         }
+        if version >= FRAME_VERSION_RIGHTS {
+            missing.extend(["grants", "asks", "answers", "empty", "several transfers"]);
+        }
         for (path, bytes) in captured(version) {
             let shown = parts(&expect_frame(&path, &bytes));
             missing.retain(|part| !shown.contains(part));
@@ -98,6 +104,10 @@ fn parts(frame: &Frame) -> Vec<&'static str> {
                 ("incomplete", any(&|delta| delta.complete_at > delta.interval.to)),
                 ("groups", any(&rules_differ)),
                 ("several logs", deltas.len() > 1),
+                (
+                    "grants",
+                    any(&|delta| delta.rows.iter().any(|row| !row.grants.is_empty())),
+                ),
             ]
         }
         Body::Digest(digest) => vec![
@@ -111,6 +121,21 @@ fn parts(frame: &Frame) -> Vec<&'static str> {
                 digest.entries.iter().any(|entry| !entry.received.is_empty()),
             ),
         ],
+        Body::Transfers(transfers) => {
+            let any = |holds: &dyn Fn(&TransferKind) -> bool| transfers.iter().any(|t| holds(&t.kind));
+            vec![
+                ("asks", any(&|kind| matches!(kind, TransferKind::Ask(_)))),
+                (
+                    "answers",
+                    any(&|kind| matches!(kind, TransferKind::Answer(answer) if answer.granted > 0)),
+                ),
+                (
+                    "empty",
+                    any(&|kind| matches!(kind, TransferKind::Answer(answer) if answer.empty)),
+                ),
+                ("several transfers", transfers.len() > 1),
+            ]
+        }
     };
     parts
         .into_iter()

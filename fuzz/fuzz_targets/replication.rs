@@ -1,6 +1,8 @@
 //! The replication core, stateful: peers' frames (captured, structured, damaged, replayed), local hits,
 //! membership and time in any order, over a small table.
 //!
+//! One rule is bounded: this node has a share of it, and asks and grants come and go.
+//!
 //! Judged after each step: nothing panics, no count falls while its row lives, a replay changes nothing,
 //! the table and the outbox keep their bounds, and every frame sent decodes. At the end: memory.
 #![no_main]
@@ -16,6 +18,7 @@ use std::time::Duration;
 use arbitrary::Unstructured;
 use input::{Op, Peers};
 use libfuzzer_sys::fuzz_target;
+use weir::bounded::{Membership, ShareTable};
 use weir::limit::significance::Significance;
 use weir::limit::{Charge, CountBy, Hits, Limiter, Now, RowRef, Rule, RuleScope, SyncMode, UnixMillis};
 use weir::replication::codec;
@@ -57,17 +60,21 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
-        let rules: Vec<Rule> = [("a", CountBy::Ip, "20/minute"), ("b", CountBy::All, "1000/hour")]
-            .into_iter()
-            .map(|(name, count_by, window)| Rule {
-                name: name.to_owned(),
-                scope: RuleScope::Everything,
-                count_by,
-                windows: std::iter::once(window.parse().expect("a limit")).collect(),
-                hits: Hits::ONE,
-                mode: None,
-            })
-            .collect();
+        let rules: Vec<Rule> = [
+            ("a", CountBy::Ip, "20/minute", None),
+            ("b", CountBy::All, "1000/hour", None),
+            ("c", CountBy::Ip, "20/minute", Some(SyncMode::Bounded)),
+        ]
+        .into_iter()
+        .map(|(name, count_by, window, mode)| Rule {
+            name: name.to_owned(),
+            scope: RuleScope::Everything,
+            count_by,
+            windows: std::iter::once(window.parse().expect("a limit")).collect(),
+            hits: Hits::ONE,
+            mode,
+        })
+        .collect();
         let peers = Peers::new(&rules);
         let significance = Significance::default();
         let limiter = Limiter::new(rules, SyncMode::Gossip, significance, KEYS_MAX);
@@ -75,7 +82,13 @@ impl Node {
             significance,
             ..ReplicationConfig::default()
         };
-        let core = Replication::new(peers.me.clone(), Arc::clone(limiter.counters()), config, 1);
+        let mut core = Replication::new(peers.me.clone(), Arc::clone(limiter.counters()), config, 1);
+        let shares = Arc::new(ShareTable::new(peers.me.clone()));
+        let members = peers.others.iter().chain([&peers.me]).cloned();
+        let membership = Membership::try_new(input::EPOCH, &peers.me, members);
+        shares.replace(membership.map(Arc::new));
+        core.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
+        limiter.counters().set_shares(Box::new(shares));
         Self {
             peers,
             limiter,
@@ -112,7 +125,8 @@ impl Node {
             hits: Hits::ONE,
         };
         for _ in 0..times {
-            let _ = self.limiter.check(&[charge], self.now.wall);
+            let decision = self.limiter.check(&[charge], self.now.wall);
+            self.limiter.want(&decision.short);
         }
         self.core.handle_local_change(self.now);
     }
@@ -192,10 +206,16 @@ impl Node {
         let before = std::mem::take(&mut self.counts);
         counters.for_each_live(|row, view| {
             if let Some((own, peers, published)) = before.get(&row) {
-                let rose = view.own >= *own && view.peers >= *peers && view.published >= *published;
+                // What a bounded row shows of its peers falls with each grant.
+                let peers_rose = view.bounded || view.peers >= *peers;
+                let rose = view.own >= *own && peers_rose && view.published >= *published;
                 assert!(rose, "a count fell: {before:?} {view:?}");
             }
             assert!(view.published <= view.own);
+            assert!(
+                !view.bounded || view.own <= view.allowance,
+                "more was consumed than allowed: {view:?}"
+            );
             self.counts.insert(row, (view.own, view.peers, view.published));
         });
         for row in self.counts.keys() {

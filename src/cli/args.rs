@@ -175,7 +175,7 @@ pub struct RunArgs {
     )]
     pub datagram_bytes: Option<String>,
 
-    /// Newest version of gossip frames to send, 1 or 2; while every peer takes it in [default: 2].
+    /// Newest version of gossip frames to send, 1 to 3; while every peer takes it in [default: 3].
     #[arg(
         long,
         env = "WEIR_FRAME_VERSION",

@@ -47,7 +47,7 @@ pub(super) fn read(root: &mut Section<'_>, cluster: &ClusterConfig, sync: &SyncC
         skew: section.value_or(
             "skew",
             duration(Duration::from_millis(1)..=Duration::from_secs(3600)),
-            sync.max_clock_skew,
+            defaults::BOUNDED_SKEW.min(sync.max_clock_skew),
         ),
         wait: section.value_or(
             "wait",

@@ -35,6 +35,9 @@ pub(super) const DATAGRAM_BYTES: usize = 1200;
 /// NTP keeps nodes within milliseconds; this forgives a node that boots before its clock is set.
 pub(super) const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 
+/// Many times what NTP lets clocks differ by. A node that starts waits this long for its first share.
+pub(super) const BOUNDED_SKEW: Duration = Duration::from_secs(1);
+
 /// Ten round trips within a data centre, and little beside what an upstream takes.
 pub(super) const BOUNDED_WAIT: Duration = Duration::from_millis(20);
 

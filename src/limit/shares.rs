@@ -38,3 +38,14 @@ impl Shares for NoShares {
         false
     }
 }
+
+/// Whoever decides goes on deciding while the counters read.
+impl<S: Shares + ?Sized> Shares for std::sync::Arc<S> {
+    fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
+        (**self).share(limit, key, window)
+    }
+
+    fn is_decided(&self, start: UnixMillis) -> bool {
+        (**self).is_decided(start)
+    }
+}

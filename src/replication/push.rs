@@ -10,7 +10,7 @@ use super::codec::{self, Body, Frame, Interval, Version};
 use super::core::{Replication, Transmit};
 use super::log::{LogEntry, OriginIndex};
 use super::origin::OWN;
-use super::row::RowState;
+use super::row::{RowState, Rows};
 
 /// Most changed rows taken in at once, so that frames from peers are not kept waiting.
 const CHANGES_MAX: usize = 1 << 14;
@@ -66,11 +66,11 @@ impl Replication {
         match urgency {
             Urgency::Due if !state.due => {
                 state.due = true;
-                self.due.push(row);
+                list(&mut self.due, row, &self.rows);
             }
             Urgency::Dirty if !state.due && !state.dirty => {
                 state.dirty = true;
-                self.dirty.push(row);
+                list(&mut self.dirty, row, &self.rows);
             }
             _ => {}
         }
@@ -302,4 +302,16 @@ impl Replication {
         }
         self.backlog = self.rows.has_backlog(now.wall, expired);
     }
+}
+
+/// So many listed rows that are gone are not worth a pass over the list.
+const STALE_MAX: usize = 64;
+
+/// Lists a row to be pushed. Where rows come and go faster than they are pushed, those that are gone are struck
+/// off, so that the list stays in proportion to the rows there are.
+fn list(listed: &mut Vec<RowRef>, row: RowRef, rows: &Rows) {
+    if listed.len() >= 2 * rows.known() + STALE_MAX {
+        listed.retain(|row| rows.get(*row).is_some());
+    }
+    listed.push(row);
 }

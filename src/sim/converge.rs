@@ -100,7 +100,8 @@ impl World {
                     let up_to = if is_own { claim.confirmed } else { claim.given };
                     let lags = held.is_none_or(|held| held.confirmed < up_to);
                     // Of a log without a row left there is nothing to tell: those behind a hole were adopted.
-                    let holds_nothing = held.is_none_or(|held| held.confirmed == 0);
+                    // A digest does not name the log of a dead replica that no row is held of.
+                    let holds_nothing = held.is_none_or(|held| held.confirmed == 0 || held.rows == 0);
                     let excused = held.is_some_and(|held| held.hole.is_some())
                         || holds_nothing && !(claim.has_places && self.holds_row_of(*giver, claim));
                     if lags && !excused && taken.first().is_some_and(|own| own.log != claim.log) {
@@ -154,7 +155,8 @@ impl World {
             return Ok(());
         };
         let at = &self.nodes[node];
-        let wall = at.now(self.now).wall;
+        // Whose clock is ahead lets go of ended rows first, and has nothing of them to pass on.
+        let wall = self.nodes.iter().map(|node| node.now(self.now).wall).max();
         // The last place of a row has the highest count; those before it are judged with it. Where no node ever
         // lost or refused a row, also of a row that has left for a place beyond the claim: a claim that was
         // taken back to a hole may lack such a row, and the count comes with its newest place.
@@ -172,7 +174,7 @@ impl World {
         for (version, released) in promised.into_values() {
             let Released { subject, row, count } = released;
             let behind_hole = claim.hole.is_some_and(|hole| hole <= version);
-            let over = row.window.end <= wall;
+            let over = wall.is_some_and(|wall| row.window.end <= wall);
             if behind_hole || over || *subject == at.replica || life.lost.contains_key(row) {
                 continue;
             }

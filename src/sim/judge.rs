@@ -6,10 +6,12 @@
 //! row of group g that replica r evicted, 0 if none:
 //!
 //! 1. own(r, row) ≤ admitted(r, row) + floor(r, g), and what anybody holds of r as well;
+//!
+//! and as long as the window lasts on the node's clock:
+//!
 //! 2. the cached sum of the peers is the sum of what is held of them, or what the row began with, which is at
 //!    most the highest total of its group on this node before it began;
-//! 3. neither own nor total ever falls until the window is over, not even where the row was evicted and is
-//!    reborn;
+//! 3. neither own nor total ever falls, not even where the row was evicted and is reborn;
 //! 4. a live row of r counts at least what r ever released of it.
 
 use std::collections::BTreeMap;
@@ -187,6 +189,11 @@ impl Judge {
                 held = held.saturating_add(count);
             }
         }
+        if row.window.end <= node.now(now).wall {
+            // Rows of ended windows are the first to be displaced, those of one frame by each other, and leave no
+            // floor that can be followed. Nothing is decided by them any more.
+            return Ok(());
+        }
         let Some(life) = self.lives.get_mut(me) else {
             return Ok(());
         };
@@ -198,11 +205,6 @@ impl Judge {
                 "{me} counts {} for its peers on {row:?}, holds {held} and began with at most {allowance}",
                 view.peers
             ));
-        }
-        if row.window.end <= node.now(now).wall {
-            // Rows of ended windows are the first to be displaced, and leave no floor: nothing is decided by a
-            // late frame's row.
-            return Ok(());
         }
         let released = life.own_released.get(row).copied().unwrap_or(0);
         if view.own < released {
@@ -294,7 +296,7 @@ pub(super) fn check_kept(kept: &Kept, capacity: usize, replicas: usize, made_up:
         ("pending rows", kept.pending, 2 * (capacity + LOG_MIN)),
         ("received stretches", kept.received, 256 + 2),
         ("unplaced rows", kept.unplaced, (4_096 + slots) * kept.origins),
-        ("unsent rows", kept.unsent, 4 * slots),
+        ("unsent rows", kept.unsent, 4 * slots + 256),
         ("frames in the outbox", kept.outbox, 0),
     ];
     match bounds.iter().find(|(_, kept, most)| kept > most) {

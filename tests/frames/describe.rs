@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use weir::replica::ReplicaId;
-use weir::replication::codec::{Body, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval, Received};
+use weir::replication::codec::{
+    Body, Delta, DeltaRow, Digest, DigestEntry, Frame, Grant, Interval, Received, Transfer, TransferKind,
+};
 
 /// What `frame` says.
 pub(crate) fn describe(frame: &Frame) -> Value {
@@ -12,6 +14,9 @@ pub(crate) fn describe(frame: &Frame) -> Value {
             deltas => json!({ "deltas": deltas.iter().map(describe_delta).collect::<Vec<_>>() }),
         },
         Body::Digest(digest) => json!({ "digest": describe_digest(digest) }),
+        Body::Transfers(transfers) => {
+            json!({ "transfers": transfers.iter().map(transfer).collect::<Vec<_>>() })
+        }
     };
     json!({ "sender": replica(&frame.sender), "sent_at": frame.sent_at.0, "body": body })
 }
@@ -28,7 +33,7 @@ fn describe_delta(delta: &Delta) -> Value {
 
 fn row(row: &DeltaRow) -> Value {
     let window = row.key.window;
-    json!({
+    let mut row_said = json!({
         "version": row.version,
         "subject": row.subject.as_ref().map(replica),
         "rule": format!("{:016x}", row.key.rule.0),
@@ -36,6 +41,34 @@ fn row(row: &DeltaRow) -> Value {
         "window_millis": window.end.0 - window.start.0,
         "key": format!("{:032x}", row.key.key.0),
         "count": row.count,
+    });
+    // Versions before 3 do not know of grants.
+    if !row.grants.is_empty() {
+        row_said["grants"] = row.grants.iter().map(grant).collect();
+    }
+    row_said
+}
+
+fn grant(grant: &Grant) -> Value {
+    json!({ "taker": format!("{:016x}", grant.taker), "hits": grant.hits })
+}
+
+fn transfer(transfer: &Transfer) -> Value {
+    let window = transfer.key.window;
+    let said = match transfer.kind {
+        TransferKind::Ask(ask) => {
+            json!({ "ask": { "held": ask.held, "target": ask.target, "need": ask.need } })
+        }
+        TransferKind::Answer(answer) => {
+            json!({ "answer": { "granted": answer.granted, "empty": answer.empty } })
+        }
+    };
+    json!({
+        "rule": format!("{:016x}", transfer.key.rule.0),
+        "window_start": window.start.0,
+        "window_millis": window.end.0 - window.start.0,
+        "key": format!("{:032x}", transfer.key.key.0),
+        "said": said,
     })
 }
 

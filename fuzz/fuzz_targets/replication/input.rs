@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
+use weir::bounded::{Answer, Ask, replica_hash};
 use weir::limit::{KeyHash, RowKey, Rule, RuleId, UnixMillis, Window};
-use weir::replication::codec::{
-    self, Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, Frame, Interval, Received,
-};
 use weir::replica::{Generation, ReplicaId};
+use weir::replication::codec::{
+    self, Body, COUNT_MAX, Delta, DeltaRow, Digest, DigestEntry, Frame, GRANTS_MAX, Grant, Interval,
+    Received, Transfer, TransferKind,
+};
 
 /// Where every run starts; that of the simulator, whose frames are among the seeds.
 pub const EPOCH: UnixMillis = UnixMillis(1_767_614_400_000);
@@ -84,7 +86,8 @@ impl Op {
         if u.is_empty() {
             return Err(arbitrary::Error::NotEnoughData);
         }
-        Ok(match u.arbitrary::<u8>()? % 8 {
+        Ok(match u.arbitrary::<u8>()? % 9 {
+            8 => Self::Receive(codec::encode(&frame(u, peers, wall, transfers)?)),
             0 => {
                 let length = usize::from(u.arbitrary::<u16>()?).min(u.len());
                 Self::Receive(u.bytes(length)?.to_vec())
@@ -98,7 +101,7 @@ impl Op {
                 Self::Receive(bytes)
             }
             4 => Self::Hits {
-                rule: usize::from(u.arbitrary::<bool>()?),
+                rule: usize::from(u.arbitrary::<u8>()?) % 3,
                 key: u.arbitrary()?,
                 times: u.arbitrary::<u8>()? % 32,
             },
@@ -177,9 +180,51 @@ fn delta(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<De
     })
 }
 
-fn row(u: &mut Unstructured<'_>, peers: &Peers, interval: Interval, wall: UnixMillis) -> Result<DeltaRow> {
-    let length = interval.to - interval.after;
-    let ahead = 1 + version(u)? % length;
+fn transfers(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<Body> {
+    let count = 1 + u.arbitrary::<u8>()? % 24;
+    let transfers = (0..count).map(|_| {
+        let kind = if u.arbitrary()? {
+            let (held, more) = (version(u)?.min(COUNT_MAX), version(u)?);
+            TransferKind::Ask(Ask {
+                held,
+                target: held.saturating_add(more).min(COUNT_MAX),
+                need: version(u)?.min(COUNT_MAX),
+            })
+        } else {
+            TransferKind::Answer(Answer {
+                granted: version(u)?.min(COUNT_MAX),
+                empty: u.arbitrary()?,
+            })
+        };
+        Ok(Transfer {
+            key: row_key(u, peers, wall)?,
+            kind,
+        })
+    });
+    Ok(Body::Transfers(transfers.collect::<Result<_>>()?))
+}
+
+/// Mostly none; to this node, to its peers, and to whomever.
+fn grants(u: &mut Unstructured<'_>, peers: &Peers) -> Result<Vec<Grant>> {
+    let count = usize::from(u.arbitrary::<u8>()?).saturating_sub(236);
+    let mut grants = (0..count.min(GRANTS_MAX))
+        .map(|_| {
+            Ok(Grant {
+                taker: if u.arbitrary()? {
+                    replica_hash(&peers.any(u)?)
+                } else {
+                    u.arbitrary()?
+                },
+                hits: version(u)?.clamp(1, COUNT_MAX),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    grants.sort_unstable();
+    grants.dedup_by_key(|grant| grant.taker);
+    Ok(grants)
+}
+
+fn row_key(u: &mut Unstructured<'_>, peers: &Peers, wall: UnixMillis) -> Result<RowKey> {
     let (rule, millis) = peers.rules[usize::from(u.arbitrary::<u8>()?) % peers.rules.len()];
     let start = wall.0 - wall.0 % millis;
     let start = match u.arbitrary::<u8>()? {
@@ -188,18 +233,25 @@ fn row(u: &mut Unstructured<'_>, peers: &Peers, interval: Interval, wall: UnixMi
         0xe0.. => start.saturating_sub(millis),
         _ => start,
     };
+    Ok(RowKey {
+        rule,
+        window: Window {
+            start: UnixMillis(start),
+            end: UnixMillis(start + millis),
+        },
+        key: key(u.arbitrary()?),
+    })
+}
+
+fn row(u: &mut Unstructured<'_>, peers: &Peers, interval: Interval, wall: UnixMillis) -> Result<DeltaRow> {
+    let length = interval.to - interval.after;
+    let ahead = 1 + version(u)? % length;
     Ok(DeltaRow {
         version: interval.after + ahead,
         subject: peers.any_or_none(u)?,
-        key: RowKey {
-            rule,
-            window: Window {
-                start: UnixMillis(start),
-                end: UnixMillis(start + millis),
-            },
-            key: key(u.arbitrary()?),
-        },
+        key: row_key(u, peers, wall)?,
         count: version(u)?.clamp(1, COUNT_MAX),
+        grants: grants(u, peers)?,
     })
 }
 

@@ -40,12 +40,13 @@ fn a_full_section_becomes_the_values_it_says_and_reads_back() {
 }
 
 #[test]
-fn skew_is_that_of_gossip_and_the_roster_a_majority_unless_said_otherwise() {
-    let bounded = load("sync: {max_clock_skew: 2s}").bounded;
+fn skew_is_a_second_at_most_and_the_roster_a_majority_unless_said_otherwise() {
+    let bounded = load("sync: {max_clock_skew: 300ms}").bounded;
     assert_eq!(
         (bounded.skew, bounded.min_roster, bounded.forget_after),
-        (Duration::from_secs(2), 1, None)
+        (Duration::from_millis(300), 1, None)
     );
+    assert_eq!(load("").bounded.skew, Duration::from_secs(1));
     let own = "127.0.0.1:7946";
     for (seeds, majority) in [("b:1", 2), ("b:1, c:1", 2), ("b:1, c:1, d:1", 3)] {
         for seeds in [seeds.to_owned(), format!("{seeds}, '{own}'")] {

@@ -53,7 +53,7 @@ pub(super) struct Rights {
     /// Rows that were made before this replica had a share of their window.
     undecided: ArrayQueue<RowRef>,
     /// Windows that start later than this have all such rows in that list.
-    overflowed: AtomicU64,
+    all_listed_after: AtomicU64,
     waiting: Arc<WaitingRoom>,
 }
 
@@ -65,7 +65,7 @@ impl Default for Rights {
             ended: AtomicU64::new(0),
             wanted: ArrayQueue::new(WANTED_MAX),
             undecided: ArrayQueue::new(UNDECIDED_MAX),
-            overflowed: AtomicU64::new(0),
+            all_listed_after: AtomicU64::new(0),
             waiting: Arc::default(),
         }
     }
@@ -97,11 +97,15 @@ impl Counters {
             };
             let Some(view) = self.view(row) else { continue };
             raise(row, &view);
-            if view.key.window.start != start {
+            // Those of a window that began before, and was not decided, may be so for its whole length: they are
+            // looked for if it is, and take no room from others until then.
+            if view.key.window.start > start {
                 self.note_undecided(row, view.key.window.start);
+            } else if view.key.window.start < start {
+                self.note_unlisted(view.key.window.start);
             }
         }
-        if start.0 <= self.rights.overflowed.load(SeqCst) {
+        if start.0 <= self.rights.all_listed_after.load(SeqCst) {
             self.for_each_live(|row, view| raise(row, &view));
         }
     }
@@ -250,8 +254,12 @@ impl Counters {
 
     fn note_undecided(&self, row: RowRef, start: UnixMillis) {
         if self.rights.undecided.push(row).is_err() {
-            self.rights.overflowed.fetch_max(start.0, SeqCst);
+            self.note_unlisted(start);
         }
+    }
+
+    fn note_unlisted(&self, start: UnixMillis) {
+        self.rights.all_listed_after.fetch_max(start.0, SeqCst);
     }
 
     /// Notes that rows of `window` may be gone that had rights.

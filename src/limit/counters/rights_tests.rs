@@ -317,11 +317,11 @@ fn reassess(table: &Table, start: u64, allowance: u64) -> usize {
 fn reassessing_reaches_rows_of_that_start_that_had_no_share_and_lowers_nothing() {
     let (table, shares) = bounded(64, 0);
     let make = |key| table.counters.find_or_insert(&key).unwrap();
-    let former = RowKey {
-        window: window(59_000),
+    let former = |start| RowKey {
+        window: window(start),
         ..row_key(1)
     };
-    let rows = [row_key(1), row_key(2), former, later(1)].map(make);
+    let rows = [row_key(1), row_key(2), former(58_000), later(1), former(59_000)].map(make);
     table.counters.raise_allowance(rows[1], 9);
     table.counters.forget(rows[2]);
     shares.0.store(4, SeqCst);
@@ -337,6 +337,9 @@ fn reassessing_reaches_rows_of_that_start_that_had_no_share_and_lowers_nothing()
     // The other is still listed.
     assert_eq!(reassess(&table, 61_000, 7), 1);
     assert_eq!([rows[0], rows[3], decided].map(allowance), [LIMIT + 4, 7, 4]);
+    // Nor is the one forgotten whose window began before.
+    assert_eq!(reassess(&table, 59_000, 3), 1);
+    assert_eq!(allowance(rows[4]), 3);
     table.counters.reassess_all(|_, _| 6);
     assert_eq!([rows[0], rows[3], decided].map(allowance), [LIMIT + 4, 7, 6]);
 }

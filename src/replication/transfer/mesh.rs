@@ -118,9 +118,7 @@ impl<'a> Mesh<'a> {
                 generation: Generation(index as u64),
             };
             let shares = Arc::new(ShareTable::new(id.clone()));
-            limiter
-                .counters()
-                .set_shares(Box::new(SharedTable(Arc::clone(&shares))));
+            limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
             let counters = Arc::clone(limiter.counters());
             let config = ReplicationConfig::default();
             let mut core = Replication::new(id.clone(), counters, config, seed + index as u64);
@@ -337,19 +335,6 @@ impl<'a> Mesh<'a> {
 
     pub(super) fn waiting(&self) -> usize {
         self.waiters.len()
-    }
-}
-
-/// The table as the limiter is given it.
-struct SharedTable(Arc<ShareTable>);
-
-impl crate::limit::Shares for SharedTable {
-    fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
-        self.0.share(limit, key, window)
-    }
-
-    fn is_decided(&self, start: UnixMillis) -> bool {
-        self.0.is_decided(start)
     }
 }
 

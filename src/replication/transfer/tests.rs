@@ -4,7 +4,9 @@ use rand::Rng as _;
 use super::mesh::{Faults, HEALTHY, Mesh, START, WINDOW, limiters};
 use super::*;
 use crate::bounded::{Answer, Ask};
-use crate::limit::{KeyHash, RowKey};
+use crate::limit::{KeyHash, Period, Window};
+use crate::replica::Generation;
+use crate::replication::codec::Frame;
 
 /// Offers `requests` of `hits` at random nodes among `at`, so many a millisecond.
 fn offer(mesh: &mut Mesh<'_>, at: &[usize], (requests, a_step): (u64, u64), hits: u32) {
@@ -179,4 +181,299 @@ fn whoever_remains_is_certain_of_the_end_when_the_others_died() {
     offer(&mut mesh, &[0], (10, 1), 1);
     assert_eq!((mesh.admitted(1), mesh.tally.timed_out), (5, timed_out));
     assert!(mesh.tally.denied >= 9, "{:?}", mesh.tally);
+}
+
+/// Node `leaver` leaves and `heir` inherits from it and from those `before`, of whom the final versions are given,
+/// in either order of the two calls. Gives the leaver's final version.
+fn bequeath(
+    mesh: &mut Mesh<'_>,
+    leaver: usize,
+    heir: usize,
+    before: &[(usize, Version)],
+    shares_first: bool,
+) -> Version {
+    // What is in flight is finished before a node leaves: from then on it admits nothing.
+    mesh.run(25);
+    let now = mesh.now(leaver);
+    mesh.nodes[leaver].core.handle_leave(now);
+    let mut left = 3_000;
+    let last = loop {
+        if let Some(released) = mesh.nodes[leaver].core.released_version() {
+            let mut needed = before.iter().copied().chain([(leaver, released)]);
+            let heir = &mesh.nodes[heir].core;
+            if needed.all(|(index, last)| heir.held(&mesh.nodes[index].id) >= last) {
+                break released;
+            }
+        }
+        mesh.step();
+        left -= 1;
+        assert!(left > 0, "the heir never holds all logs");
+    };
+    let before = before.iter().map(|(index, _)| *index);
+    let all: Vec<usize> = before.chain([leaver]).collect();
+    let memberships = all.iter().chain([&heir]).map(|index| mesh.membership(*index));
+    let memberships: Vec<_> = memberships.collect();
+    let ids: Vec<_> = all.iter().map(|index| mesh.nodes[*index].id.clone()).collect();
+    let node = &mut mesh.nodes[heir];
+    if shares_first {
+        node.shares.replace(memberships);
+        node.core.inherit(&ids);
+    } else {
+        node.core.inherit(&ids);
+        node.shares.replace(memberships);
+        node.core.inherit(&ids);
+    }
+    let heirs = [mesh.nodes[heir].id.clone()];
+    mesh.nodes[leaver].alive = false;
+    mesh.announce();
+    for index in 0..mesh.nodes.len() {
+        mesh.nodes[index].core.note_heirs(&heirs);
+    }
+    last
+}
+
+#[test]
+fn heirs_spend_what_leavers_left_of_every_key_and_not_a_hit_more() {
+    for shares_first in [false, true] {
+        for seed in 0..20 {
+            let limiters = limiters(4, 40);
+            let mut mesh = Mesh::new(&limiters, 40, seed);
+            mesh.decide_all();
+            mesh.faults = Faults {
+                lost: 10,
+                repeated: 10,
+                delay_max: 10,
+            };
+            // Some of it with transfers, some without, and a key that nobody touches before all have left.
+            for _ in 0..mesh.rng.random_range(5..60) {
+                let (node, key) = (mesh.rng.random_range(0..4), mesh.rng.random_range(0..3));
+                mesh.request(node, key, 1);
+                mesh.step();
+            }
+            // A grant to the leaver is under way when it goes.
+            mesh.cuts = vec![(1, 0)];
+            for _ in 0..12 {
+                mesh.request(0, 4, 1);
+                mesh.step();
+            }
+            mesh.cuts.clear();
+            let last = bequeath(&mut mesh, 0, 2, &[], shares_first);
+            for _ in 0..20 {
+                let key = mesh.rng.random_range(0..5);
+                mesh.request(2, key, 1);
+                mesh.step();
+            }
+            bequeath(&mut mesh, 2, 1, &[(0, last)], shares_first);
+            mesh.faults = HEALTHY;
+            for key in 0..6 {
+                for _ in 0..60 {
+                    let node = [1, 3][mesh.rng.random_range(0..2)];
+                    mesh.request(node, key, 1);
+                    mesh.run(2);
+                }
+                assert_eq!(mesh.admitted(key), 40, "key {key}, seed {seed}: {:?}", mesh.tally);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_leaver_grants_nothing_and_asks_nobody() {
+    let limiters = limiters(2, 20);
+    let mut mesh = Mesh::new(&limiters, 20, 1);
+    mesh.decide_all();
+    let now = mesh.now(1);
+    mesh.nodes[1].core.handle_leave(now);
+    offer(&mut mesh, &[0, 1], (60, 1), 1);
+    assert_eq!(mesh.admitted(1), 20);
+    let stats = mesh.nodes[1].core.transfer_stats();
+    assert_eq!((stats.granted, stats.asks), (0, 0));
+    assert_eq!(mesh.tally.timed_out, 0, "nobody waits for what cannot come");
+}
+
+#[test]
+fn where_a_peer_speaks_no_version_that_moves_rights_each_spends_its_share() {
+    let limiters = limiters(3, 30);
+    let mut mesh = Mesh::new(&limiters, 30, 1);
+    mesh.decide_all();
+    for node in &mut mesh.nodes {
+        node.core.set_frame_version(FRAME_VERSION_RIGHTS - 1);
+    }
+    offer(&mut mesh, &[0], (30, 1), 1);
+    assert_eq!((mesh.admitted(1), mesh.asks(), mesh.tally.timed_out), (10, 0, 0));
+    for node in &mut mesh.nodes {
+        node.core.set_frame_version(FRAME_VERSION_RIGHTS);
+    }
+    offer(&mut mesh, &[0], (30, 1), 1);
+    assert_eq!(mesh.admitted(1), 30, "{:?}", mesh.tally);
+}
+
+/// The frame in which `asker` asks the first node for rights of a key.
+fn ask_of(mesh: &Mesh<'_>, asker: &ReplicaId, key: u128, window: Window) -> Vec<u8> {
+    let rule = mesh.limiter(0).rules()[0].id(Period::Minute);
+    let ask = Ask {
+        held: 0,
+        target: 1,
+        need: 1,
+    };
+    codec::encode(&Frame {
+        sender: asker.clone(),
+        sent_at: mesh.now(0).wall,
+        body: Body::Transfers(vec![Transfer {
+            key: RowKey {
+                rule,
+                window,
+                key: KeyHash(key),
+            },
+            kind: TransferKind::Ask(ask),
+        }]),
+    })
+}
+
+fn answers(core: &mut Replication) -> Vec<Answer> {
+    let sent = std::iter::from_fn(|| core.poll_transmit());
+    let bodies = sent.map(|transmit| codec::decode(&transmit.payload).unwrap().body);
+    let transfers = bodies.flat_map(|body| match body {
+        Body::Transfers(transfers) => transfers,
+        _ => Vec::new(),
+    });
+    transfers
+        .filter_map(|transfer| match transfer.kind {
+            TransferKind::Answer(answer) => Some(answer),
+            TransferKind::Ask(_) => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_row_names_sixteen_takers_and_later_askers_hear_that_there_is_nothing() {
+    let limiters = limiters(1, 1_000);
+    let mut mesh = Mesh::new(&limiters, 1_000, 1);
+    mesh.decide_all();
+    let askers: Vec<ReplicaId> = (0..20)
+        .map(|n| ReplicaId {
+            node: format!("asker{n}").parse().unwrap(),
+            generation: Generation(1),
+        })
+        .collect();
+    let live: Vec<_> = askers
+        .iter()
+        .map(|id| (id.clone(), ([127, 0, 0, 1], 9).into()))
+        .collect();
+    let now = mesh.now(0);
+    mesh.nodes[0].core.handle_membership(&live, now);
+    let frames: Vec<_> = askers.iter().map(|id| ask_of(&mesh, id, 1, WINDOW)).collect();
+    let core = &mut mesh.nodes[0].core;
+    // Each twice: what is repeated moves nothing.
+    for frame in frames.iter().chain(&frames) {
+        core.handle_datagram(frame, now).unwrap();
+    }
+    let answers = answers(core);
+    assert_eq!(answers.iter().filter(|answer| answer.granted == 1).count(), 32);
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|answer| answer.granted == 0 && answer.empty)
+            .count(),
+        8
+    );
+    assert_eq!(core.transfer_stats().granted, 16);
+    // All of them go with the row.
+    mesh.at += Duration::from_millis(200);
+    let now = mesh.now(0);
+    let core = &mut mesh.nodes[0].core;
+    core.handle_timeout(now);
+    let sent = std::iter::from_fn(|| core.poll_transmit());
+    let bodies = sent.map(|transmit| codec::decode(&transmit.payload).unwrap().body);
+    let rows = bodies.flat_map(|body| match body {
+        Body::Deltas(deltas) => deltas.into_iter().flat_map(|delta| delta.rows).collect(),
+        _ => Vec::new(),
+    });
+    let grants: Vec<_> = rows.map(|row| (row.count, row.grants.len())).collect();
+    assert_eq!(grants, [(16, codec::GRANTS_MAX)]);
+}
+
+#[test]
+fn asks_for_windows_that_are_not_open_make_no_rows_and_those_of_others_only_so_many() {
+    let limiters = limiters(1, 1_000);
+    let mut mesh = Mesh::new(&limiters, 1_000, 1);
+    mesh.decide_all();
+    let asker = ReplicaId {
+        node: "asker".parse().unwrap(),
+        generation: Generation(1),
+    };
+    let now = mesh.now(0);
+    let live = [(asker.clone(), ([127, 0, 0, 1], 9).into())];
+    mesh.nodes[0].core.handle_membership(&live, now);
+    let minute = Duration::from_secs(60);
+    for (window, empty) in [
+        (
+            Window {
+                start: WINDOW.end,
+                end: WINDOW.end.plus(minute),
+            },
+            false,
+        ),
+        (
+            Window {
+                start: START.minus(minute),
+                end: START,
+            },
+            true,
+        ),
+    ] {
+        let frame = ask_of(&mesh, &asker, 1, window);
+        let core = &mut mesh.nodes[0].core;
+        core.handle_datagram(&frame, now).unwrap();
+        assert_eq!(answers(core), [Answer { granted: 0, empty }]);
+        assert_eq!(core.transfer_stats().rows, 0);
+    }
+    let capacity = mesh.limiter(0).counters().capacity();
+    for key in 0..u128::from(capacity) {
+        let spread = key.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let frame = ask_of(&mesh, &asker, spread, WINDOW);
+        mesh.nodes[0].core.handle_datagram(&frame, now).unwrap();
+    }
+    assert!(mesh.limiter(0).counters().live_rows() <= capacity / 2);
+}
+
+#[test]
+fn a_row_and_all_that_is_known_of_its_transfers_go_together() {
+    let limiters = limiters(3, 9);
+    let mut mesh = Mesh::new(&limiters, 9, 1);
+    mesh.decide_all();
+    offer(&mut mesh, &[0, 1], (30, 1), 1);
+    let total: u64 = mesh
+        .nodes
+        .iter()
+        .map(|node| node.core.transfer_stats().rows)
+        .sum();
+    assert_eq!(total, 3);
+    mesh.at += Duration::from_secs(63);
+    mesh.run(200);
+    for node in &mesh.nodes {
+        let stats = node.core.transfer_stats();
+        assert_eq!((stats.rows, stats.exhausted), (0, 0));
+        assert!(node.core.transfers.retries.is_empty() && node.core.transfers.outgoing.is_empty());
+    }
+}
+
+#[test]
+fn what_decisions_see_of_peers_adds_up_to_what_the_cluster_admitted() {
+    let limiters = limiters(3, 300);
+    let mut mesh = Mesh::new(&limiters, 300, 1);
+    mesh.decide_all();
+    offer(&mut mesh, &[0], (180, 1), 1);
+    offer(&mut mesh, &[1, 2], (60, 1), 1);
+    mesh.run(400);
+    assert!(
+        mesh.nodes
+            .iter()
+            .any(|node| node.core.transfer_stats().granted > 0)
+    );
+    for limiter in &limiters {
+        limiter.counters().for_each_live(|_, view| {
+            assert_eq!(view.own + view.peers, 240, "{view:?}");
+        });
+    }
 }
