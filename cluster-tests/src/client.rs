@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderMap};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -17,6 +17,9 @@ use crate::{Cluster, Node, Tally};
 
 /// The request header that names the client: what the clusters of the scenarios count by.
 pub const CLIENT_HEADER: &str = "x-client";
+
+/// The bearer token of the admin API, where a node asks for one.
+pub(crate) const ADMIN_TOKEN: &str = "scenario";
 
 /// Longest wait for an answer: above every wait of the gateway itself, so that its own answer is seen.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -132,6 +135,16 @@ impl Client {
             .unwrap_or_else(|_| Err(anyhow!("no answer within {TIMEOUT:?}")))
     }
 
+    /// Connects to `address` unless a connection is kept, so that the next request costs no handshake.
+    ///
+    /// # Errors
+    /// The connection was refused.
+    pub async fn connect(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let sender = self.connection(address).await?;
+        self.connections.insert(address, sender);
+        Ok(())
+    }
+
     async fn exchange(&mut self, address: SocketAddr) -> anyhow::Result<Answer> {
         let request = Request::get("/")
             .header(HOST, "app.example")
@@ -161,6 +174,7 @@ pub async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     let exchange = async {
         let request = Request::get(path)
             .header(HOST, address.to_string())
+            .header(AUTHORIZATION, format!("Bearer {ADMIN_TOKEN}"))
             .body(Empty::new())?;
         read(connect(address).await?.send_request(request).await?).await
     };

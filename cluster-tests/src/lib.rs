@@ -5,10 +5,15 @@
 //!
 //! - [`cluster`]: nodes that know each other, in front of one upstream.
 //! - [`node`]: one `weir run` process: its addresses, its lives, its log, its admin API.
+//! - [`ports`]: ports that stay free while a node is down.
 //! - [`upstream`]: the oracle. It knows how many requests were truly admitted.
 //! - [`client`]: a keep-alive client, and what it reads off each answer.
 //! - [`tally`]: answers, counted by the window that the node reported.
 //! - [`udp`]: what a stranger can send to a gossip port.
+//! - [`flood`]: many clients of one identity at once.
+//! - [`bounded`]: clusters in bounded mode, and the judge of what they admit.
+//! - [`network`]: hosts on a network of their own, which can be cut.
+//! - [`clock`]: the windows that nodes count in, and nodes whose clock is wrong.
 //! - [`wire`]: a wire between the nodes that can be watched, cut and made lossy.
 //! - [`wait`]: conditions with deadlines: the only place where a scenario lets time pass.
 
@@ -18,10 +23,14 @@
 )]
 
 pub mod binary;
+pub mod bounded;
 pub mod client;
+pub mod clock;
 pub mod cluster;
+pub mod flood;
+pub mod network;
 pub mod node;
-mod ports;
+pub mod ports;
 pub mod tally;
 pub mod udp;
 pub mod upstream;
@@ -29,7 +38,10 @@ pub mod wait;
 pub mod wire;
 
 pub use client::{Answer, Client};
+pub use clock::Window;
 pub use cluster::{Cluster, ClusterBuilder};
+pub use flood::Flood;
+pub use network::Network;
 pub use node::Node;
 pub use tally::Tally;
 pub use upstream::Upstream;

@@ -7,11 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use hyper::StatusCode;
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::client::fetch;
-use crate::{DEADLINE, binary, ports, wait_until};
+use crate::client::{ADMIN_TOKEN, fetch};
+use crate::network::Host;
+use crate::{DEADLINE, Window, binary, ports, wait_until};
+
+/// Ports of a node that has a host to itself.
+const LISTEN: u16 = 8000;
+const ADMIN: u16 = 8001;
+const GOSSIP: u16 = 7946;
 
 /// One node. It keeps its name, flags and addresses over its lives; dropping it kills the process.
 #[derive(Debug)]
@@ -22,26 +29,43 @@ pub struct Node {
     gossip: SocketAddr,
     advertised: SocketAddr,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
+    /// What the command line begins with, where the node runs elsewhere than the test.
+    prefix: Vec<String>,
     directory: PathBuf,
     lives: u32,
     process: Option<Child>,
 }
 
 impl Node {
-    /// A node with addresses of its own that is not started yet; its logs go to `directory`.
+    /// A node on loopback with addresses of its own that is not started yet; its logs go to `directory`.
     pub(crate) fn new(id: &str, directory: &Path) -> Self {
-        let gossip = ports::reserve();
+        let [listen, admin, gossip] = [(); 3].map(|()| ports::reserve());
         Self {
             id: id.to_owned(),
-            listen: ports::reserve(),
-            admin: ports::reserve(),
+            listen,
+            admin,
             gossip,
             advertised: gossip,
             args: Vec::new(),
+            environment: Vec::new(),
+            prefix: Vec::new(),
             directory: directory.to_owned(),
             lives: 0,
             process: None,
         }
+    }
+
+    /// Puts it on a host of its own.
+    pub(crate) fn on_host(mut self, host: &Host) -> Self {
+        let at = |port| SocketAddr::from((host.address(), port));
+        self.listen = at(LISTEN);
+        self.admin = at(ADMIN);
+        self.gossip = at(GOSSIP);
+        self.advertised = self.gossip;
+        self.prefix = host.enter_command();
+        let beyond_loopback = ["--admin-token", ADMIN_TOKEN, "--insecure-gossip"];
+        self.with_args(beyond_loopback.map(str::to_owned))
     }
 
     /// Lets peers reach it at `address`, which is somebody who passes on what arrives there.
@@ -54,6 +78,11 @@ impl Node {
     pub(crate) fn with_args(mut self, args: impl IntoIterator<Item = String>) -> Self {
         self.args.extend(args);
         self
+    }
+
+    /// Sets variables of its environment for the next start, in place of those set before.
+    pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
+        self.environment = variables;
     }
 
     /// Its name.
@@ -93,7 +122,11 @@ impl Node {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         self.lives += 1;
         let log = File::create(self.log_path(self.lives)).expect("the log directory is writable");
-        let child = Command::new(binary::weir())
+        let weir = binary::weir();
+        let weir = weir.to_str().expect("a plain path");
+        let mut command = self.prefix.iter().map(String::as_str).chain([weir]);
+        let child = Command::new(command.next().expect("the binary at least"))
+            .args(command)
             .args(["run", "--node-id", &self.id])
             .args(["--listen", &self.listen.to_string()])
             .args(["--admin", &self.admin.to_string()])
@@ -102,6 +135,7 @@ impl Node {
             .args(&self.args)
             // No setting of the machine that runs the test may reach the node.
             .env_clear()
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be cloned"))
             .stderr(log)
@@ -168,7 +202,8 @@ impl Node {
     }
 
     /// Whether it was started, and neither killed nor waited for since.
-    pub(crate) fn is_started(&self) -> bool {
+    #[must_use]
+    pub fn is_started(&self) -> bool {
         self.process.is_some()
     }
 
@@ -210,6 +245,43 @@ impl Node {
             return Err(format!("{path}: {}", answer.status));
         }
         serde_json::from_slice(&answer.body).map_err(|error| format!("{path}: {error}"))
+    }
+
+    /// Whether the node has a share of `window`, which is in progress.
+    ///
+    /// # Errors
+    /// It has none, for the reason that it gives.
+    pub async fn has_share(&self, window: Window) -> Result<(), String> {
+        let roster = self.json("/v1/roster").await?;
+        let shares = roster["shares"].as_array().ok_or("/v1/roster: no shares")?;
+        let start = i64::try_from(window.start).map_err(|error| error.to_string())?;
+        let start = Timestamp::from_millisecond(start).map_err(|error| error.to_string())?;
+        let share = shares
+            .iter()
+            .find(|share| share["window_start"] == start.to_string());
+        let share = share.ok_or_else(|| format!("it is in other windows than {start}: {shares:?}"))?;
+        if share["members"].is_u64() {
+            Ok(())
+        } else {
+            Err(share["blocked"].to_string())
+        }
+    }
+
+    /// How far the clock of each live peer is ahead of this node's, in milliseconds, where it knows.
+    ///
+    /// # Errors
+    /// See [`Node::json`].
+    pub async fn clock_offsets(&self) -> Result<Vec<(String, i64)>, String> {
+        let peers = self.json("/v1/peers").await?;
+        let peers = peers["peers"].as_array().ok_or("/v1/peers: no list of peers")?;
+        let live = peers.iter().filter(|peer| peer["state"] == "live");
+        let offsets = live.filter_map(|peer| {
+            Some((
+                peer["node_id"].as_str()?.to_owned(),
+                peer["clock_offset_ms"].as_i64()?,
+            ))
+        });
+        Ok(offsets.collect())
     }
 
     /// The names of the peers that this node sees in `state`, sorted, each once.

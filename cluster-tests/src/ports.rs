@@ -14,7 +14,11 @@ static TAKEN: AtomicU16 = AtomicU16::new(0);
 
 /// A loopback address whose port was free for TCP and UDP a moment ago, and that this process gives to
 /// nobody else. Other processes start their search elsewhere.
-pub(crate) fn reserve() -> SocketAddr {
+///
+/// # Panics
+/// None is free.
+#[must_use]
+pub fn reserve() -> SocketAddr {
     let start = std::process::id().wrapping_mul(7919) % u32::from(COUNT);
     for _ in 0..COUNT {
         let step = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed));

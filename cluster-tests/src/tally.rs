@@ -23,6 +23,7 @@ pub struct Count {
 pub struct Tally {
     windows: BTreeMap<u64, Count>,
     other: Vec<StatusCode>,
+    unanswered: u64,
 }
 
 impl Tally {
@@ -42,6 +43,39 @@ impl Tally {
         } else {
             count.denied += 1;
         }
+    }
+
+    /// Counts a request that was sent and not answered: it may have passed.
+    pub fn record_unanswered(&mut self) {
+        self.unanswered += 1;
+    }
+
+    /// Adds what another client saw.
+    pub fn add(&mut self, other: Self) {
+        for (window, count) in other.windows {
+            let sum = self.windows.entry(window).or_default();
+            *sum = [*sum, count].into_iter().sum();
+        }
+        self.other.extend(other.other);
+        self.unanswered += other.unanswered;
+    }
+
+    /// The counts by window: its start in Unix milliseconds.
+    #[must_use]
+    pub fn windows(&self) -> &BTreeMap<u64, Count> {
+        &self.windows
+    }
+
+    /// Requests that were sent and not answered.
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered
+    }
+
+    /// Answers that were neither 200 nor 429.
+    #[must_use]
+    pub fn other(&self) -> &[StatusCode] {
+        &self.other
     }
 
     /// Requests that passed, in the one window of this tally.

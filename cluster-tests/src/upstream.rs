@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -43,9 +43,15 @@ impl Upstream {
     /// # Panics
     /// No loopback port can be bound.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a loopback port is free");
+        Self::start_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// Starts one on a free port of `address`, in the runtime of the caller.
+    ///
+    /// # Panics
+    /// No such port can be bound.
+    pub async fn start_at(address: IpAddr) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             counts: Mutex::default(),

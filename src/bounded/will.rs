@@ -363,7 +363,7 @@ impl Will {
     }
 }
 
-/// Who inherits from `leaver`: of the candidates (live, active, without a will, not leaving) the one of
+/// Who inherits from `leaver`: of the candidates (live, without a will, not leaving) the one of
 /// highest rendezvous hash, so that leavers spread over the others.
 pub fn heir<'a>(
     leaver: &ReplicaId,

@@ -33,7 +33,7 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Run a small upstream that answers 200 with what it received.
     Echo(EchoArgs),
-    /// Show one limit across several nodes, each a process of its own, in local and in gossip mode.
+    /// Show one limit across several nodes, each a process of its own, in every sync mode.
     Demo(DemoArgs),
     /// Plan a cluster: simulate nodes, traffic and network, and show how well the limit would hold.
     Sim(SimArgs),

@@ -128,6 +128,17 @@ impl Client {
         &self.authority
     }
 
+    /// Connects now, so that the next request need not.
+    ///
+    /// # Errors
+    /// The server refuses the connection, or does not accept it within [`TIMEOUT`].
+    pub async fn connect(&mut self) -> anyhow::Result<()> {
+        let connected = tokio::time::timeout(TIMEOUT, connect(&self.authority)).await;
+        let connected = connected.unwrap_or_else(|_| Err(anyhow!("no connection within {TIMEOUT:?}")));
+        self.sender = Some(connected.with_context(|| format!("http://{}", self.authority))?);
+        Ok(())
+    }
+
     /// Makes one request. Not safe to cancel and go on: drop the client instead.
     ///
     /// # Errors

@@ -93,18 +93,22 @@ impl Escrow {
         }
     }
 
-    /// Who is to inherit, `except` for one who cannot.
+    /// Who is to inherit, `except` for one who cannot: of those that took shares before if there are any, else of
+    /// those that only joined, as after an update that has replaced everybody else within one window.
     fn heir(&self, except: Option<&ReplicaId>) -> Option<ReplicaId> {
-        let candidates = self.sights.iter().filter(|sight| self.may_inherit(sight));
-        let candidates = candidates.map(|sight| &sight.replica);
-        heir(&self.me, candidates.filter(|replica| Some(*replica) != except)).cloned()
+        let among = |active| {
+            let candidates = self.sights.iter().filter(|sight| self.may_inherit(sight, active));
+            let candidates = candidates.map(|sight| &sight.replica);
+            heir(&self.me, candidates.filter(|replica| Some(*replica) != except))
+        };
+        among(true).or_else(|| among(false)).cloned()
     }
 
-    fn may_inherit(&self, sight: &Sight) -> bool {
+    fn may_inherit(&self, sight: &Sight, active: bool) -> bool {
         let stays = sight
             .roster
             .as_ref()
-            .is_some_and(|record| record.active && record.leaving_at.is_none());
+            .is_some_and(|record| record.active == active && record.leaving_at.is_none());
         let has_will = sight.estate.as_ref().is_some_and(|record| record.will.is_some());
         sight.live && !sight.has_left && stays && !has_will && sight.replica != self.me
     }

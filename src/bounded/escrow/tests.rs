@@ -378,6 +378,26 @@ fn an_heir_that_leaves_is_replaced_and_one_that_is_silent_is_not() {
     assert!(gossip_only.escrow.is_settled(), "as without bounded rules");
 }
 
+/// An update of every node within one window: in the end nobody is left who took a share of it.
+#[test]
+fn the_limit_of_a_window_outlives_everybody_who_took_a_share_of_it() {
+    let mut nodes = at_twenty();
+    for (leaver, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let now = 21_000 + 1_000 * leaver as u64;
+        nodes[leaver].escrow.leave(UnixMillis(now));
+        gossip(&mut nodes, now + 10);
+        nodes[leaver].escrow.handle_released(5);
+        gossip(&mut nodes, now + 20);
+        assert!(nodes[leaver].escrow.is_settled());
+        (nodes[leaver].live, nodes[leaver].has_left) = (false, true);
+        nodes.push(Node::new(name, now + 100, 2, BOUNDED).bounded(now + 100));
+        gossip(&mut nodes, now + 110);
+        assert_eq!(total(&nodes[leaver + 1..], 20_000), LIMIT, "once {name} has gone");
+    }
+    gossip(&mut nodes, 30_000);
+    assert_eq!(total(&nodes[3..], 30_000), LIMIT);
+}
+
 #[test]
 fn a_node_that_is_gone_blocks_joiners_until_it_is_forgotten_and_a_live_one_is_not_forgotten() {
     let mut nodes = at_twenty();

@@ -1,8 +1,9 @@
-//! The client of the demo: one request after the other, over the nodes in turn.
+//! The clients of the demo: one that waits for each answer, and many that ask at the same moment.
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::task::JoinSet;
 
 use crate::cli::http::{Client, Response};
 
@@ -11,9 +12,10 @@ use super::cluster::{CLIENT_HEADER, Node};
 /// What the names of Kong's headers begin with; the window's name follows.
 const REMAINING: &str = "x-ratelimit-remaining-";
 
-/// One client, counted under its own name by every node.
+/// One client, counted under its own name by every node: one request after the other, over the nodes in turn.
 #[derive(Debug)]
 pub(super) struct RoundRobin {
+    path: String,
     headers: HeaderMap,
     connections: Vec<Client>,
     turn: usize,
@@ -35,13 +37,12 @@ pub(super) struct Answer {
 }
 
 impl RoundRobin {
-    /// A client that is counted as `identity`.
-    pub(super) fn new(identity: &str, nodes: &[Node]) -> anyhow::Result<Self> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CLIENT_HEADER, HeaderValue::from_str(identity)?);
+    /// A client that is counted as `identity`, and asks for `/path`.
+    pub(super) fn new(identity: &str, nodes: &[Node], path: &str) -> anyhow::Result<Self> {
         let connections: Result<_, _> = nodes.iter().map(|node| Client::new(&node.listen)).collect();
         Ok(Self {
-            headers,
+            path: format!("/{path}"),
+            headers: headers(identity)?,
             connections: connections?,
             turn: 0,
         })
@@ -51,12 +52,65 @@ impl RoundRobin {
     pub(super) async fn send(&mut self) -> anyhow::Result<Answer> {
         let turn = self.turn % self.connections.len();
         self.turn += 1;
-        let connection = &mut self.connections[turn];
-        let response = connection
-            .request(Method::GET, "/", self.headers.clone(), Bytes::new())
-            .await?;
-        Answer::read(&response).with_context(|| format!("the answer of http://{}", connection.authority()))
+        ask(&mut self.connections[turn], &self.path, &self.headers).await
     }
+}
+
+/// Connections over all nodes, each of which carries one request of the same client.
+#[derive(Debug)]
+pub(super) struct Burst {
+    path: String,
+    headers: HeaderMap,
+    connections: Vec<Client>,
+}
+
+impl Burst {
+    /// Connects for `requests` requests, counted as `identity`, for `/path`.
+    pub(super) async fn connect(
+        identity: &str,
+        nodes: &[Node],
+        path: &str,
+        requests: u64,
+    ) -> anyhow::Result<Self> {
+        let mut connections = Vec::new();
+        for (_, node) in (0..requests).zip(nodes.iter().cycle()) {
+            let mut connection = Client::new(&node.listen)?;
+            connection.connect().await?;
+            connections.push(connection);
+        }
+        Ok(Self {
+            path: format!("/{path}"),
+            headers: headers(identity)?,
+            connections,
+        })
+    }
+
+    /// Sends everything at once, and reads all answers.
+    pub(super) async fn send(self) -> anyhow::Result<Vec<Answer>> {
+        let mut asking = JoinSet::new();
+        for mut connection in self.connections {
+            let (path, headers) = (self.path.clone(), self.headers.clone());
+            asking.spawn(async move { ask(&mut connection, &path, &headers).await });
+        }
+        let mut answers = Vec::new();
+        while let Some(answer) = asking.join_next().await {
+            answers.push(answer??);
+        }
+        Ok(answers)
+    }
+}
+
+fn headers(identity: &str) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CLIENT_HEADER, HeaderValue::from_str(identity)?);
+    Ok(headers)
+}
+
+async fn ask(connection: &mut Client, path: &str, headers: &HeaderMap) -> anyhow::Result<Answer> {
+    let response = connection
+        .request(Method::GET, path, headers.clone(), Bytes::new())
+        .await?;
+    Answer::read(&response).with_context(|| format!("the answer of http://{}", connection.authority()))
 }
 
 impl Answer {

@@ -1,23 +1,26 @@
 //! The cluster of the demo: an upstream and N nodes on free loopback ports.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use http::StatusCode;
+use serde_json::Value;
+use tempfile::NamedTempFile;
 
-use crate::cli::http::{Client, admin_headers, request};
-use crate::limit::SyncMode;
+use crate::cli::http::Client;
 
 use super::process::Processes;
+use super::scene::{Scene, config};
 
 /// The request header that tells the demo's clients apart: the nodes count by it.
 pub(super) const CLIENT_HEADER: &str = "x-client";
 
-/// Longest wait for the cluster to agree on something: gossip needs a few rounds of 100 ms.
-const AGREE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for the cluster to agree on something: gossip needs a few rounds of 100 ms, shares the start of a
+/// window of ten seconds, or of the one after it on a machine that stalls.
+const AGREE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How often a node is asked meanwhile.
 const POLL: Duration = Duration::from_millis(20);
@@ -29,6 +32,8 @@ pub(super) struct Cluster {
     pub(super) upstream: String,
     /// The nodes, in order of their start.
     pub(super) nodes: Vec<Node>,
+    /// What every node is configured with; deleted with this.
+    _config: NamedTempFile,
 }
 
 /// Where a node can be reached.
@@ -44,20 +49,22 @@ pub(super) struct Node {
 }
 
 impl Cluster {
-    /// Starts everything in `mode`, and returns when every node sees all others and is ready.
+    /// Starts everything, and returns when every node sees all others and is ready.
     pub(super) async fn start(
         processes: &mut Processes,
         nodes: u16,
-        limit: &str,
-        mode: SyncMode,
+        scenes: &[Scene],
     ) -> anyhow::Result<Self> {
         let echo = ["echo", "--listen", "127.0.0.1:0"].map(str::to_owned);
         let upstream = processes.start("the upstream", &echo, "listening on ").await?;
         let upstream = authority(&upstream).to_owned();
+        let mut file =
+            NamedTempFile::with_suffix(".yaml").context("cannot write the nodes' configuration")?;
+        file.write_all(config(scenes, &upstream, nodes).as_bytes())?;
         let mut started: Vec<Node> = Vec::new();
         for index in 0..nodes {
             let seed = started.first().map(|first| first.gossip);
-            let args = node_args(&name(index), seed, &upstream, limit, mode);
+            let args = node_args(&name(index), seed, file.path());
             let what = format!("node {}", name(index));
             let line = processes.start(&what, &args, "weir: node ").await?;
             started.push(Node::parse(&line).with_context(|| format!("{what} announced `{line}`"))?);
@@ -65,6 +72,7 @@ impl Cluster {
         let cluster = Self {
             upstream,
             nodes: started,
+            _config: file,
         };
         cluster
             .agree(processes, "see all others and are ready", async |node| {
@@ -74,19 +82,9 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Switches the whole cluster to `mode` through its first node, and returns when all follow.
-    pub(super) async fn switch(&self, processes: &mut Processes, mode: SyncMode) -> anyhow::Result<()> {
-        let body = json!({ "mode": mode }).to_string();
-        let headers = admin_headers(None)?;
-        let first = self.nodes.first().context("a cluster has a node")?;
-        let answer = request(Method::PUT, &first.admin, "/v1/mode", headers, Bytes::from(body)).await?;
-        if answer.status != StatusCode::OK {
-            bail!("PUT /v1/mode: {}: {}", answer.status, answer.excerpt());
-        }
-        self.agree(processes, &format!("are in {mode} mode"), async |node| {
-            node.is_in(mode).await
-        })
-        .await
+    /// Waits until every node has its share of the windows in progress.
+    pub(super) async fn shares(&self, processes: &mut Processes) -> anyhow::Result<()> {
+        self.agree(processes, "have a share", Node::has_shares).await
     }
 
     /// How many requests the upstream has received.
@@ -148,23 +146,21 @@ impl Node {
         Ok(live + 1 == usize::from(nodes))
     }
 
-    async fn is_in(&self, mode: SyncMode) -> anyhow::Result<bool> {
-        let view: Value = Client::new(&self.admin)?.get("/v1/peers").await?.json()?;
-        Ok(view["self"]["mode"] == json!(mode))
+    async fn has_shares(&self) -> anyhow::Result<bool> {
+        let view: Value = Client::new(&self.admin)?.get("/v1/roster").await?.json()?;
+        let shares = view["shares"].as_array().map_or(&[][..], Vec::as_slice);
+        Ok(!shares.is_empty() && shares.iter().all(|share| share["members"].is_u64()))
     }
 }
 
-fn node_args(id: &str, seed: Option<SocketAddr>, upstream: &str, limit: &str, mode: SyncMode) -> Vec<String> {
+fn node_args(id: &str, seed: Option<SocketAddr>, config: &Path) -> Vec<String> {
     let mut args = vec!["run".to_owned(), "--debug-headers".to_owned()];
     let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    flag("--config", config.display().to_string());
     flag("--node-id", id.to_owned());
     for listener in ["--listen", "--admin", "--gossip"] {
         flag(listener, "127.0.0.1:0".to_owned());
     }
-    flag("--upstream", format!("http://{upstream}"));
-    flag("--limit", limit.to_owned());
-    flag("--limit-by", format!("header:{CLIENT_HEADER}"));
-    flag("--sync-mode", mode.to_string());
     // One request at a time is on its way; fifty nodes with a thread per core would only crowd it.
     flag("--workers", "1".to_owned());
     flag("--log", "warn".to_owned());

@@ -1,8 +1,9 @@
 //! `weir demo`: one limit across several nodes, shown with real processes in a few seconds.
 //!
-//! It starts an upstream and N nodes as children of itself on free loopback ports, and sends the same
-//! requests twice: with the nodes counting alone, as Kong's `policy: local` does, and with the nodes
-//! counting together. It judges by what the upstream received, and leaves nothing behind.
+//! It starts an upstream and N nodes as children of itself on free loopback ports, and sends the same requests once
+//! for each sync mode: with the nodes counting alone, as Kong's `policy: local` does, counting together, and spending
+//! shares of the limit; first from a client that waits for each answer, then all at the same moment. It judges by what
+//! the upstream received, and leaves nothing behind.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,6 +14,7 @@ mod client;
 mod cluster;
 mod process;
 mod report;
+mod scene;
 
 use std::io::{self, Stdout};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,22 +24,20 @@ use http::StatusCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::args::DemoArgs;
-use crate::limit::{SyncMode, UnixMillis, WindowLimit};
+use crate::limit::{SyncMode, UnixMillis};
 
-use client::RoundRobin;
-use cluster::Cluster;
+use client::{Answer, Burst, RoundRobin};
+use cluster::{Cluster, Node};
 use process::Processes;
 use report::{Report, Run};
+use scene::{MODES, Pattern, Scene};
 
 /// Longest the demo takes, whatever happens.
-const TIME_MAX: Duration = Duration::from_secs(30);
+const TIME_MAX: Duration = Duration::from_secs(45);
 
-/// Most requests per mode: at a millisecond or two each, both modes fit into [`TIME_MAX`].
-const SENT_MAX: u64 = 5_000;
-
-/// What of a window must be left to begin in it, per request and in all: several times what is needed.
-const TIME_PER_REQUEST: Duration = Duration::from_millis(2);
-const TIME_BASE: Duration = Duration::from_millis(200);
+/// Most requests per mode: at several times what one takes, they fit into the ten seconds of the shortest window that
+/// is chosen here.
+const SENT_MAX: u64 = 4_000;
 
 /// A machine that stalls can still carry a run over the end of a window; then it is done again.
 const ATTEMPTS_MAX: usize = 3;
@@ -45,8 +45,8 @@ const ATTEMPTS_MAX: usize = 3;
 /// Runs the demo to its end, or until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// The limit cannot be shown in 30 seconds, a child or a request failed, or the demo was interrupted.
-/// In every case all children are gone when this returns.
+/// The limit cannot be shown in time, a child or a request failed, or the demo was interrupted. In every case all
+/// children are gone when this returns.
 pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let plan = Plan::new(args)?;
     let mut report = Report::new(io::stdout(), args.json);
@@ -62,61 +62,93 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 }
 
 /// What is going to be shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     nodes: u16,
-    limit: WindowLimit,
-    /// Requests per mode: all that local mode admits, and once the limit on top, so that both modes are
-    /// seen to deny.
-    sent: u64,
+    /// In the order in which they are shown.
+    scenes: Vec<Scene>,
 }
 
 impl Plan {
     fn new(args: &DemoArgs) -> anyhow::Result<Self> {
         let (nodes, limit) = (args.nodes, args.limit);
-        let sent = (u64::from(nodes) + 1).saturating_mul(limit.limit.hits());
-        ensure!(
-            sent <= SENT_MAX,
-            "with a limit of {} and {nodes} nodes the demo would send {sent} requests in each mode; it \
-             sends at most {SENT_MAX}, to be done within {TIME_MAX:?}: choose a smaller limit",
-            limit.limit.hits()
-        );
-        let plan = Self { nodes, limit, sent };
-        ensure!(
-            plan.time_needed() <= limit.period.nominal(),
-            "{sent} requests may take {:?}, which is longer than the window of `{limit}`: choose a \
-             longer window or a smaller limit",
-            plan.time_needed()
-        );
-        Ok(plan)
+        let scenes = [Pattern::Sequential, Pattern::Burst]
+            .map(|pattern| MODES.map(|mode| Scene::new(mode, pattern, nodes, limit)))
+            .concat();
+        for scene in &scenes {
+            ensure!(
+                scene.sent <= SENT_MAX,
+                "with a limit of {} and {nodes} nodes the demo would send {} requests in each mode; it sends at \
+                 most {SENT_MAX}, to be done within {TIME_MAX:?}: choose a smaller limit",
+                scene.limit.limit.hits(),
+                scene.sent
+            );
+            ensure!(
+                scene.time_needed() <= scene.limit.period.nominal(),
+                "{} requests may take {:?}, which is longer than the window of `{}`: choose a longer window or a \
+                 smaller limit",
+                scene.sent,
+                scene.time_needed(),
+                scene.limit
+            );
+        }
+        Ok(Self { nodes, scenes })
     }
 
-    async fn show(self, processes: &mut Processes, report: &mut Report<Stdout>) -> anyhow::Result<()> {
-        let limit = self.limit.to_string();
-        let cluster = Cluster::start(processes, self.nodes, &limit, SyncMode::Local).await?;
-        report.cluster(&cluster, &limit)?;
-        let local = self.run(&cluster, SyncMode::Local, report).await?;
-        cluster.switch(processes, SyncMode::Gossip).await?;
-        let gossip = self.run(&cluster, SyncMode::Gossip, report).await?;
-        report.finish(&[local, gossip])?;
+    async fn show(&self, processes: &mut Processes, report: &mut Report<Stdout>) -> anyhow::Result<()> {
+        let cluster = Cluster::start(processes, self.nodes, &self.scenes).await?;
+        report.cluster(&cluster)?;
+        let mut runs = Vec::new();
+        for scene in &self.scenes {
+            report.begin(scene)?;
+            let admitted = scene.run(&cluster, processes, report).await?;
+            let run = Run::new(scene, self.nodes, admitted);
+            report.end(&run)?;
+            runs.push(run);
+        }
+        report.finish(&runs)?;
         Ok(())
     }
+}
 
-    /// Sends all requests of one mode within one window, as a client that no node has counted yet.
+impl Scene {
+    /// Sends all requests within one window, as a client that no node has counted yet, and gives how many were
+    /// admitted.
     async fn run(
         self,
         cluster: &Cluster,
-        mode: SyncMode,
+        processes: &mut Processes,
         report: &mut Report<Stdout>,
-    ) -> anyhow::Result<Run> {
-        report.begin(mode)?;
+    ) -> anyhow::Result<u64> {
         for attempt in 1..=ATTEMPTS_MAX {
-            tokio::time::sleep(self.time_to_wait(wall_clock())).await;
-            let client = RoundRobin::new(&format!("{mode}-{attempt}"), &cluster.nodes)?;
-            match self.send_all(cluster, client, report).await? {
-                Some(admitted) => return Ok(self.result(mode, admitted)),
-                None => report.straddled()?,
+            if self.mode == SyncMode::Bounded {
+                cluster.shares(processes).await?;
             }
+            tokio::time::sleep(self.time_to_wait(wall_clock())).await;
+            if self.mode == SyncMode::Bounded {
+                cluster.shares(processes).await?;
+            }
+            let identity = format!("{}-{attempt}", self.name());
+            let before = cluster.upstream_requests().await?;
+            let answers = match self.pattern {
+                Pattern::Sequential => self.one_by_one(&identity, &cluster.nodes, report).await?,
+                Pattern::Burst => {
+                    let burst = Burst::connect(&identity, &cluster.nodes, &self.name(), self.sent).await?;
+                    burst.send().await?
+                }
+            };
+            let received = cluster.upstream_requests().await? - before;
+            if answers.iter().any(|answer| answer.window != answers[0].window) {
+                report.straddled()?;
+                continue;
+            }
+            let admitted = answers.iter().filter(|answer| answer.status == StatusCode::OK);
+            let admitted = u64::try_from(admitted.count())?;
+            ensure!(
+                received == admitted,
+                "{admitted} requests were answered with 200, but the upstream received {received}"
+            );
+            return Ok(admitted);
         }
         bail!(
             "{ATTEMPTS_MAX} times a window of `{}` ended before {} requests were sent",
@@ -125,59 +157,24 @@ impl Plan {
         )
     }
 
-    /// How many requests were admitted; `None` if they met the end of a window.
-    async fn send_all(
+    async fn one_by_one(
         self,
-        cluster: &Cluster,
-        mut client: RoundRobin,
+        identity: &str,
+        nodes: &[Node],
         report: &mut Report<Stdout>,
-    ) -> anyhow::Result<Option<u64>> {
-        let before = cluster.upstream_requests().await?;
-        let mut admitted = 0;
-        let mut window = None;
+    ) -> anyhow::Result<Vec<Answer>> {
+        let mut client = RoundRobin::new(identity, nodes, &self.name())?;
+        let mut answers: Vec<Answer> = Vec::new();
         for number in 1..=self.sent {
             let answer = client.send().await?;
             report.answer(number, &answer)?;
-            admitted += u64::from(answer.status == StatusCode::OK);
-            if *window.get_or_insert_with(|| answer.window.clone()) != answer.window {
-                return Ok(None);
+            let same_window = answers.first().is_none_or(|first| first.window == answer.window);
+            answers.push(answer);
+            if !same_window {
+                break;
             }
         }
-        let received = cluster.upstream_requests().await? - before;
-        ensure!(
-            received == admitted,
-            "{admitted} requests were answered with 200, but the upstream received {received}"
-        );
-        Ok(Some(admitted))
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "both counts are far below 2^52")]
-    fn result(self, mode: SyncMode, admitted: u64) -> Run {
-        let limit = self.limit.limit.hits();
-        Run {
-            mode,
-            pattern: "sequential",
-            nodes: self.nodes,
-            limit,
-            sent: self.sent,
-            admitted,
-            ratio: admitted as f64 / limit as f64,
-        }
-    }
-
-    fn time_needed(self) -> Duration {
-        let requests = u32::try_from(self.sent).expect("at most SENT_MAX");
-        TIME_BASE + TIME_PER_REQUEST * requests
-    }
-
-    /// Until a window begins, if too little is left of the one in progress.
-    fn time_to_wait(self, now: UnixMillis) -> Duration {
-        let left = self.limit.period.window_at(now).end.since(now);
-        if left < self.time_needed() {
-            left
-        } else {
-            Duration::ZERO
-        }
+        Ok(answers)
     }
 }
 
@@ -214,28 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn enough_is_sent_to_see_both_modes_deny() {
-        assert_eq!(plan(3, "5/minute").unwrap().sent, 20);
-        assert_eq!(plan(1, "5/minute").unwrap().sent, 10);
-    }
-
-    #[test]
     fn a_limit_that_does_not_fit_into_the_time_or_the_window_is_refused() {
-        assert_eq!(plan(4, "1000/hour").unwrap().sent, SENT_MAX);
-        assert!(plan(4, "1001/hour").is_err());
+        assert_eq!(plan(3, "1000/hour").unwrap().scenes[0].sent, SENT_MAX);
+        assert!(plan(3, "1001/hour").is_err());
         assert!(plan(3, "5/second").is_ok());
         assert!(plan(3, "500/second").is_err());
-    }
-
-    #[test]
-    fn requests_begin_at_once_unless_the_window_ends_before_they_are_done() {
-        let plan = plan(3, "5/minute").unwrap();
-        assert_eq!(plan.time_to_wait(UnixMillis(30_000)), Duration::ZERO);
-        assert_eq!(
-            plan.time_to_wait(UnixMillis(59_760)),
-            Duration::ZERO,
-            "just what is needed is left"
-        );
-        assert_eq!(plan.time_to_wait(UnixMillis(59_761)), Duration::from_millis(239));
     }
 }

@@ -9,24 +9,45 @@ use crate::limit::SyncMode;
 
 use super::client::Answer;
 use super::cluster::Cluster;
+use super::scene::{Pattern, Scene};
 
 /// The result of one mode.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Run {
     /// The sync mode.
     pub(super) mode: SyncMode,
-    /// How the requests came: always `sequential`.
-    pub(super) pattern: &'static str,
+    /// How the requests came.
+    pub(super) pattern: Pattern,
     /// Number of nodes.
     pub(super) nodes: u16,
     /// The limit, in hits per window.
     pub(super) limit: u64,
+    /// Length of the window, such as `minute` or `10s`.
+    pub(super) window: String,
     /// Requests sent, all within one window.
     pub(super) sent: u64,
     /// Requests that reached the upstream.
     pub(super) admitted: u64,
     /// `admitted / limit`: 1 where the limit holds for the cluster.
     pub(super) ratio: f64,
+}
+
+impl Run {
+    /// What `scene` came to on `nodes` nodes.
+    #[expect(clippy::cast_precision_loss, reason = "both counts are far below 2^52")]
+    pub(super) fn new(scene: &Scene, nodes: u16, admitted: u64) -> Self {
+        let limit = scene.limit.limit.hits();
+        Self {
+            mode: scene.mode,
+            pattern: scene.pattern,
+            nodes,
+            limit,
+            window: scene.limit.period.to_string(),
+            sent: scene.sent,
+            admitted,
+            ratio: admitted as f64 / limit as f64,
+        }
+    }
 }
 
 /// Prints for people, or one JSON document for programs.
@@ -42,7 +63,7 @@ impl<W: Write> Report<W> {
     }
 
     /// The cluster stands.
-    pub(super) fn cluster(&mut self, cluster: &Cluster, limit: &str) -> io::Result<()> {
+    pub(super) fn cluster(&mut self, cluster: &Cluster) -> io::Result<()> {
         if self.json {
             return Ok(());
         }
@@ -51,24 +72,30 @@ impl<W: Write> Report<W> {
             let (id, listen, admin) = (&node.id, &node.listen, &node.admin);
             writeln!(self.out, "node {id:<3} http://{listen}, admin http://{admin}")?;
         }
-        writeln!(
-            self.out,
-            "\nEvery node sees all others. The limit is {limit} for each client."
-        )?;
-        writeln!(
-            self.out,
-            "One client sends one request after the other, to the nodes in turn."
-        )
+        writeln!(self.out, "\nEvery node sees all others.")
     }
 
-    /// Requests of `mode` begin.
-    pub(super) fn begin(&mut self, mode: SyncMode) -> io::Result<()> {
-        let what = match mode {
+    /// Requests of `scene` begin.
+    pub(super) fn begin(&mut self, scene: &Scene) -> io::Result<()> {
+        let what = match scene.mode {
             SyncMode::Local => "each node counts alone",
             SyncMode::Gossip => "the nodes count together",
-            SyncMode::Bounded => "each node spends its share of the limit",
+            SyncMode::Bounded => "each node spends its share of the limit, and gives of it to others",
         };
-        self.line(format_args!("\n{mode}: {what}"))
+        let how = match scene.pattern {
+            Pattern::Sequential => "one client sends one request after the other, to the nodes in turn",
+            Pattern::Burst => "the client sends all requests at the same moment, to all nodes",
+        };
+        let (mode, limit) = (scene.mode, scene.limit);
+        self.line(format_args!("\n{mode}: {what}.\nThe limit is {limit}; {how}."))
+    }
+
+    /// A scene is over.
+    pub(super) fn end(&mut self, run: &Run) -> io::Result<()> {
+        self.line(format_args!(
+            "{} of {} requests were admitted.",
+            run.admitted, run.sent
+        ))
     }
 
     /// The `number`th answer came.
@@ -107,19 +134,22 @@ impl<W: Write> Report<W> {
 fn table(runs: &[Run]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["mode", "sent", "admitted", "limit", "ratio"]);
+    table.set_header(["requests", "mode", "limit", "sent", "admitted", "ratio"]);
     for run in runs {
-        let numbers = [run.sent, run.admitted, run.limit].map(|number| number.to_string());
-        let [sent, admitted, limit] = numbers;
+        let requests = match run.pattern {
+            Pattern::Sequential => "one by one",
+            Pattern::Burst => "all at once",
+        };
         table.add_row([
+            requests.to_owned(),
             run.mode.to_string(),
-            sent,
-            admitted,
-            limit,
+            format!("{}/{}", run.limit, run.window),
+            run.sent.to_string(),
+            run.admitted.to_string(),
             format!("{:.2}", run.ratio),
         ]);
     }
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
@@ -132,9 +162,10 @@ mod tests {
     fn run() -> Run {
         Run {
             mode: SyncMode::Local,
-            pattern: "sequential",
+            pattern: Pattern::Sequential,
             nodes: 3,
             limit: 5,
+            window: "minute".to_owned(),
             sent: 20,
             admitted: 15,
             ratio: 3.0,
@@ -144,15 +175,18 @@ mod tests {
     fn printed(json: bool) -> String {
         let mut out = Vec::new();
         let mut report = Report::new(&mut out, json);
-        report.begin(SyncMode::Local).unwrap();
+        let limit = "5/minute".parse().unwrap();
+        let scene = Scene::new(SyncMode::Local, Pattern::Sequential, 3, limit);
+        report.begin(&scene).unwrap();
         report.straddled().unwrap();
+        report.end(&run()).unwrap();
         report.finish(&[run()]).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn json_is_one_document_and_nothing_else() {
-        let expected = r#"{"runs":[{"mode":"local","pattern":"sequential","nodes":3,"limit":5,"sent":20,"admitted":15,"ratio":3.0}]}"#;
+        let expected = r#"{"runs":[{"mode":"local","pattern":"sequential","nodes":3,"limit":5,"window":"minute","sent":20,"admitted":15,"ratio":3.0}]}"#;
         let document: serde_json::Value = serde_json::from_str(&printed(true)).unwrap();
         assert_eq!(
             document,
@@ -163,12 +197,12 @@ mod tests {
     #[test]
     fn the_table_shows_the_ratio_to_two_digits() {
         let text = printed(false);
-        let row = text.lines().find(|line| line.contains("15")).unwrap();
+        let row = text.lines().find(|line| line.contains("3.00")).unwrap();
         let cells: Vec<&str> = row
             .split(['│', '┆'])
             .map(str::trim)
             .filter(|cell| !cell.is_empty())
             .collect();
-        assert_eq!(cells, ["local", "20", "15", "5", "3.00"]);
+        assert_eq!(cells, ["one by one", "local", "5/minute", "20", "15", "3.00"]);
     }
 }
