@@ -4,6 +4,7 @@
 //! In reading order:
 //!
 //! - [`cluster`]: nodes that know each other, in front of one upstream.
+//! - [`builder`]: what a cluster is started with.
 //! - [`node`]: one `weir run` process: its addresses, its lives, its log, its admin API.
 //! - [`ports`]: ports that stay free while a node is down.
 //! - [`upstream`]: the oracle. It knows how many requests were truly admitted.
@@ -24,6 +25,7 @@
 
 pub mod binary;
 pub mod bounded;
+pub mod builder;
 pub mod client;
 pub mod clock;
 pub mod cluster;
@@ -37,9 +39,10 @@ pub mod upstream;
 pub mod wait;
 pub mod wire;
 
+pub use builder::ClusterBuilder;
 pub use client::{Answer, Client};
 pub use clock::Window;
-pub use cluster::{Cluster, ClusterBuilder};
+pub use cluster::Cluster;
 pub use flood::Flood;
 pub use network::Network;
 pub use node::Node;

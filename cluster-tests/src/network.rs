@@ -2,7 +2,7 @@
 //!
 //! The thread of the test moves into the namespace of the bridge, so that its client, its upstream and every
 //! process that it starts stand there. Namespaces have no names and live only as long as a process in them:
-//! [`Namespace`] holds one open with a `cat` that ends when the test does, however the test ends. So nothing is
+//! each is held open with a `cat` that ends when the test does, however the test ends. So nothing is
 //! left behind, and tests may use the same addresses at once.
 //!
 //! Needs root, iproute2 and iptables.
