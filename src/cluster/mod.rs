@@ -49,6 +49,7 @@ pub use counters::TransportStats;
 pub use driver::RowCounts;
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
+pub(crate) use members::{MemberTable, Sighting, View};
 pub use members::{Attributes, Member, Presence};
 pub use mode::ModeVersion;
 pub use status::ClusterStatus;
