@@ -25,7 +25,7 @@ use super::world::{World, WorldConfig};
 /// A switch of mode is announced so long ahead.
 const NOTICE: Duration = Duration::from_secs(5);
 /// Membership has noticed by then who is gone and who is back, and everybody has heard of everybody.
-const NOTICED_WITHIN: Duration = Duration::from_millis(2_000);
+const NOTICED_WITHIN: Duration = Duration::from_millis(1_200);
 /// Windows within which everybody has a share again.
 const WINDOWS_TO_HEAL: u32 = 3;
 /// So much more than its limit is offered in the end.
@@ -244,6 +244,7 @@ fn random_world(
         drift_ppm: 150,
         starts_at: UnixMillis(EPOCH.0 + rng.random_range(0..10_000)),
         bounded: Some(bounded),
+        detection: (Duration::from_millis(50), Duration::from_millis(800)),
         ..WorldConfig::quiet(nodes, vec![rule], SyncMode::Bounded)
     }
 }
@@ -415,6 +416,14 @@ fn periods(world: &World) -> impl Iterator<Item = Period> {
 /// The network is whole, and the operator gives up whoever has stopped: within three windows everybody has a share.
 fn recover(world: &mut World, schedule: &BoundedSchedule) -> Result<(), Violation> {
     world.heal();
+    // One after the other, or so many that know of no group might found another.
+    for node in 0..world.nodes.len() {
+        if world.serving().len() < schedule.world.nodes && !world.nodes[node].alive {
+            world.inject(&Fault::Restart { node });
+            let noticed = world.now() + schedule.world.detection.1 + news_take(schedule) * 2;
+            world.run_until(noticed)?;
+        }
+    }
     let noticed = world.now() + NOTICED_WITHIN + news_take(schedule) * 3;
     world.run_until(noticed)?;
     world.forget_stopped()?;
@@ -517,8 +526,11 @@ fn spend_all(
     let is_judged = !schedule.overflows && world.all_have_shares() && (is_patient || is_large);
     if is_judged && admitted < needed {
         return Err(world.violation(format!(
-            "{admitted} of {spendable} admitted of {row:?} when {count} requests of {hits} came {:?}",
-            schedule.spread
+            "{admitted} of {spendable} admitted of {row:?} when {count} requests of {hits} came {:?} to {nodes} nodes and waited {:?}; limits {:?}; {:?}",
+            schedule.spread,
+            schedule.wait,
+            world.rule(0).windows.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            WaitReport { waits: Vec::new(), ..world.waits().clone() },
         )));
     }
     Ok(((admitted, spendable), !is_judged))
@@ -546,6 +558,7 @@ impl World {
     /// Whether every node has a share of every window in progress.
     fn all_have_shares(&self) -> bool {
         self.check_shares().is_ok()
+            && !self.serving().is_empty()
             && self.serving().into_iter().all(|node| {
                 let steward = self.nodes[node].steward.as_ref();
                 steward.is_some_and(|steward| steward.escrow.reading().shares_blocked == 0)

@@ -139,6 +139,7 @@ impl World {
             self.file_mode = mode;
         }
         self.tell_everybody(node);
+        self.look_around(node);
         self.drain(node);
         true
     }
@@ -298,6 +299,8 @@ impl World {
         if has_news {
             at.replication.handle_local_change(now);
             self.tell_everybody(node);
+            // What it says of itself now is in the next view.
+            self.after(Duration::from_millis(1), Event::View { node });
         }
     }
 
