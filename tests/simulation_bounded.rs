@@ -2,7 +2,8 @@
 //! more than its limit in a window. `WEIR_SCHEDULES` and `WEIR_SEED` choose how many and from where; a failure
 //! prints its seed and the last lines of its trace.
 
-use weir::sim::{BoundedReport, BoundedSchedule, FaultReport, WaitReport, run_bounded};
+use weir::limit::WindowLimit;
+use weir::sim::{BoundedReport, BoundedSchedule, FaultReport, Sabotage, Spread, WaitReport, run_bounded};
 
 fn env(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -80,6 +81,7 @@ fn no_schedule_admits_more_than_the_limit_and_all_of_it_once_the_network_heals()
         waits.gone
     );
     if count >= 500 {
+        assert!(unjudged * 2 < count, "{unjudged} of {count} ends not judged");
         for (what, happened) in [
             ("crash", faults.crashes),
             ("restart", faults.restarts),
@@ -105,6 +107,63 @@ fn no_schedule_admits_more_than_the_limit_and_all_of_it_once_the_network_heals()
                 happened > 0,
                 "no {what} in {count} schedules: the test proves less than it says"
             );
+        }
+    }
+}
+
+/// The first of the schedules that admits more than a limit, or may, when `sabotage` is done, and how.
+fn caught(sabotage: Sabotage) -> Option<(u64, String)> {
+    (0..env("WEIR_SABOTAGED", 400)).find_map(|seed| {
+        let mut schedule = BoundedSchedule::random(seed);
+        // That less than the limit is admitted when rules are broken is not what is looked for.
+        schedule.overflows = true;
+        if let Some(bounded) = &mut schedule.world.bounded {
+            bounded.sabotage = Some(sabotage);
+        }
+        let (violation, _) = run_bounded(&schedule, seed).err()?;
+        violation
+            .what
+            .contains("admitted of")
+            .then_some((seed, violation.what))
+    })
+}
+
+#[test]
+fn the_judge_sees_each_rule_that_is_broken() {
+    for sabotage in [
+        Sabotage::Undeducted,
+        Sabotage::Undated,
+        Sabotage::Undeparted,
+        Sabotage::Incomplete,
+    ] {
+        let (seed, what) = caught(sabotage).unwrap_or_else(|| panic!("{sabotage:?} was not seen"));
+        println!("{sabotage:?}: seed {seed}: {what}");
+    }
+}
+
+#[test]
+fn a_burst_of_requests_that_no_node_has_the_rights_for_spends_the_limit() {
+    // Grants cross each other on their way, and rights that were given are nobody's admission.
+    for (nodes, limit, hits) in [
+        (2, 2, 2),
+        (5, 2, 2),
+        (5, 5, 5),
+        (4, 218, 2),
+        (6, 280, 5),
+        (3, 1, 1),
+        (6, 41, 4),
+    ] {
+        for seed in 0..10 {
+            let window: WindowLimit = format!("{limit}/second").parse().expect("a valid limit");
+            for spread in [Spread::Burst, Spread::OneNode, Spread::Even] {
+                let schedule = BoundedSchedule::quiet(nodes, window, spread, hits);
+                let report = run_bounded(&schedule, seed);
+                let (violation, what) = (format!("{nodes} nodes, {limit} by {hits}, seed {seed}"), spread);
+                let report = report.unwrap_or_else(|(broken, _)| panic!("{violation}, {what:?}: {broken}"));
+                let spendable = limit / u64::from(hits) * u64::from(hits);
+                assert_eq!(report.last, (spendable, spendable), "{violation}, {what:?}");
+                assert!(!report.unjudged, "{violation}, {what:?}");
+            }
         }
     }
 }

@@ -49,8 +49,8 @@ pub use counters::TransportStats;
 pub use driver::RowCounts;
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
-pub(crate) use members::{MemberTable, Sighting, View};
 pub use members::{Attributes, Member, Presence};
+pub(crate) use members::{MemberTable, Sighting, View};
 pub use mode::ModeVersion;
 pub use status::ClusterStatus;
 

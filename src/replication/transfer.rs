@@ -287,6 +287,7 @@ impl Replication {
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
             return;
         };
+        ledger.note_gain();
         if std::mem::take(&mut ledger.exhausted) {
             self.transfers.stats.exhausted -= 1;
             self.show_peers(row);
@@ -307,14 +308,15 @@ impl Replication {
         let Some(limit) = view.limit.filter(|_| view.bounded) else {
             return self.counters.store_peers(row, sum);
         };
-        let admitted = sum.saturating_sub(ledger.granted_in_all());
-        let gone = limit.saturating_sub(view.allowance.max(view.own));
-        let shown = if ledger.exhausted {
-            admitted.max(gone)
+        let given = ledger.granted_in_all();
+        if ledger.exhausted {
+            let gone = limit.saturating_sub(view.allowance.max(view.own));
+            let shown = sum.saturating_sub(given).max(gone);
+            self.counters.replace_peers(row, shown);
         } else {
-            admitted
-        };
-        self.counters.replace_peers(row, shown);
+            // What was given and is not known to be spent may come back: it stops nobody.
+            self.counters.replace_peers_less(row, sum, given);
+        }
     }
 
     /// Takes in what the row of `giver` says that it granted, and to whom.

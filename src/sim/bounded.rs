@@ -9,9 +9,7 @@ use rand::{Rng, SeedableRng};
 use smallvec::smallvec;
 
 use crate::bounded::{Blocked, RosterConfig};
-use crate::limit::{
-    Charge, CountBy, Hits, KeyHash, Period, RowKey, Rule, RuleScope, SyncMode, UnixMillis, WindowLimit,
-};
+use crate::limit::{Charge, Hits, KeyHash, Period, RowKey, SyncMode, UnixMillis, WindowLimit};
 use crate::replication::ReplicationConfig;
 
 use super::fault::{Fault, FaultReport};
@@ -19,6 +17,7 @@ use super::network::Link;
 use super::node::EPOCH;
 use super::oracle::Violation;
 use super::rumours::BoundedWorld;
+use super::schedule::simulated;
 use super::waits::{Request, WaitReport};
 use super::world::{World, WorldConfig};
 
@@ -26,6 +25,8 @@ use super::world::{World, WorldConfig};
 const NOTICE: Duration = Duration::from_secs(5);
 /// Membership has noticed by then who is gone and who is back, and everybody has heard of everybody.
 const NOTICED_WITHIN: Duration = Duration::from_millis(1_200);
+/// The operator has given up all that stopped by then, as soon as he heard of it.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Windows within which everybody has a share again.
 const WINDOWS_TO_HEAL: u32 = 3;
 /// So much more than its limit is offered in the end.
@@ -159,6 +160,33 @@ impl BoundedSchedule {
         schedule
     }
 
+    /// `nodes` nodes with right clocks, where nothing happens before the end: ten times the limit of
+    /// `window`, in requests of `hits`.
+    #[must_use]
+    pub fn quiet(nodes: usize, window: WindowLimit, spread: Spread, hits: u32) -> Self {
+        let bounded = BoundedWorld {
+            roster: RosterConfig {
+                skew: Duration::from_millis(20),
+                min_roster: nodes / 2 + 1,
+                ..BoundedWorld::default().roster
+            },
+            ..BoundedWorld::default()
+        };
+        Self {
+            world: WorldConfig {
+                bounded: Some(bounded),
+                ..WorldConfig::quiet(nodes, vec![simulated(vec![window])], SyncMode::Bounded)
+            },
+            faults: Vec::new(),
+            requests: Vec::new(),
+            wait: Duration::from_millis(20),
+            heals_at: Duration::from_secs(1),
+            overflows: false,
+            spread,
+            hits,
+        }
+    }
+
     /// The cluster starts in another mode, and is switched.
     fn switch(&mut self, rng: &mut SmallRng) {
         let modes = [SyncMode::Local, SyncMode::Gossip];
@@ -204,16 +232,10 @@ fn random_world(
         .unwrap_or_default();
     // Leaves most of a window to all nodes at once.
     let skew = shortest.mul_f64(rng.random_range(0.02..0.3));
-    let skew = Duration::from_millis(u64::try_from(skew.as_millis()).unwrap_or(0)).max(Duration::from_millis(30));
+    let skew =
+        Duration::from_millis(u64::try_from(skew.as_millis()).unwrap_or(0)).max(Duration::from_millis(30));
     let lossy = rng.random_bool(0.6);
-    let rule = Rule {
-        name: "simulated".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: windows.into(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = simulated(windows);
     let bounded = BoundedWorld {
         roster: RosterConfig {
             skew,
@@ -228,7 +250,9 @@ fn random_world(
         sabotage: None,
     };
     // The drift of a minute is below 20 ms.
-    let skew_ms = u32::try_from(skew.as_millis() / 2).unwrap_or(0).saturating_sub(10);
+    let skew_ms = u32::try_from(skew.as_millis() / 2)
+        .unwrap_or(0)
+        .saturating_sub(10);
     WorldConfig {
         replication: ReplicationConfig {
             frame_bytes_max: if rng.random_bool(0.5) { 1_140 } else { 420 },
@@ -340,10 +364,7 @@ fn random_requests(
 ///
 /// # Errors
 /// The first invariant that did not hold, with the last lines of the trace if the world keeps one.
-pub fn run_bounded(
-    schedule: &BoundedSchedule,
-    seed: u64,
-) -> Result<BoundedReport, (Violation, Vec<String>)> {
+pub fn run_bounded(schedule: &BoundedSchedule, seed: u64) -> Result<BoundedReport, (Violation, Vec<String>)> {
     let mut world = World::new(schedule.world.clone(), seed);
     let outcome = drive(&mut world, schedule, seed);
     outcome.map_err(|violation| (violation, world.trace().map(str::to_owned).collect()))
@@ -426,11 +447,16 @@ fn recover(world: &mut World, schedule: &BoundedSchedule) -> Result<(), Violatio
     }
     let noticed = world.now() + NOTICED_WITHIN + news_take(schedule) * 3;
     world.run_until(noticed)?;
-    world.forget_stopped()?;
     if world.is_switched_away() {
         let mode = SyncMode::Bounded;
         world.inject(&Fault::Switch { mode });
         world.run_until(world.now() + NOTICE)?;
+    }
+    // Until no `weir roster` shows one.
+    let patience = world.now() + FORGOTTEN_WITHIN;
+    while world.lists_stopped() && world.now() < patience {
+        world.forget_stopped()?;
+        world.run_until(world.now() + Duration::from_millis(500))?;
     }
     let longest = periods(world).map(Period::nominal).max().unwrap_or_default();
     let skew = schedule
@@ -464,7 +490,13 @@ fn spend_all(
     rng: &mut SmallRng,
 ) -> Result<((u64, u64), bool), Violation> {
     world.calm();
-    let Some(shortest) = world.rule(0).windows.iter().copied().min_by_key(|w| w.period.nominal()) else {
+    let Some(shortest) = world
+        .rule(0)
+        .windows
+        .iter()
+        .copied()
+        .min_by_key(|w| w.period.nominal())
+    else {
         return Ok(((0, 0), true));
     };
     let limit = world
@@ -523,7 +555,9 @@ fn spend_all(
     } else {
         spendable * 99 / 100
     };
-    let is_judged = !schedule.overflows && world.all_have_shares() && (is_patient || is_large);
+    // Who lacks rights in one window gives away those of the other, so that two may swap.
+    let may_swap = world.rule(0).windows.len() > 1 && schedule.spread == Spread::Burst;
+    let is_judged = !may_swap && !schedule.overflows && world.all_have_shares() && (is_patient || is_large);
     if is_judged && admitted < needed {
         return Err(world.violation(format!(
             "{admitted} of {spendable} admitted of {row:?} when {count} requests of {hits} came {:?} to {nodes} nodes and waited {:?}; limits {:?}; {:?}",
@@ -540,6 +574,21 @@ impl World {
     /// What a right wall clock shows.
     pub(super) fn true_wall(&self) -> UnixMillis {
         self.config.starts_at.plus(self.now)
+    }
+
+    /// Whether a node that takes requests counts one that has stopped.
+    fn lists_stopped(&self) -> bool {
+        let mut stewards = self
+            .serving()
+            .into_iter()
+            .filter_map(|node| self.nodes[node].steward.as_ref());
+        stewards.any(|steward| {
+            let members = steward.escrow.status().members;
+            let is_stopped = |id| !self.nodes.iter().any(|node| node.alive && node.replica == id);
+            members
+                .into_iter()
+                .any(|member| member.departed_until.is_none() && is_stopped(member.replica))
+        })
     }
 
     fn is_switched_away(&self) -> bool {

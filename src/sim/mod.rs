@@ -25,7 +25,7 @@ pub use fault::{Fault, FaultReport};
 pub use flood::Flood;
 pub use network::{Link, Network};
 pub use oracle::{Oracle, Violation};
-pub use plan::{Convergence, Pattern, Plan, PlanError, PlanReport};
+pub use plan::{Convergence, Pattern, Plan, PlanError, PlanReport, Waits};
 pub use rumours::{BoundedWorld, Sabotage};
 pub use schedule::{Schedule, ScheduleReport, run_schedule};
 pub use waits::{Request, WaitReport};

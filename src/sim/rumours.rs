@@ -84,11 +84,7 @@ pub(super) struct Post {
 impl World {
     /// The operator gives `node` up at another that lives. Only what has stopped may be forgotten.
     pub(super) fn forget(&mut self, node: usize) -> bool {
-        let Some(other) = self
-            .serving()
-            .into_iter()
-            .find(|other| *other != node)
-        else {
+        let Some(other) = self.serving().into_iter().find(|other| *other != node) else {
             return false;
         };
         let id = self.nodes[node].replica.node.clone();
@@ -295,7 +291,8 @@ impl World {
         };
         steward.view_planned = false;
         let (view, has_news) = steward.look_around(&at.limiter, &mut at.replication, now);
-        at.met.extend(view.peers.iter().map(|(replica, _)| replica.clone()));
+        at.met
+            .extend(view.peers.iter().map(|(replica, _)| replica.clone()));
         if has_news {
             at.replication.handle_local_change(now);
             self.tell_everybody(node);

@@ -298,15 +298,23 @@ impl World {
             }
         }
         let is_admitted = decision.outcome == Outcome::Admitted;
-        self.note(|| format!("n{node} {:?} {rows:x?} short {:?}", decision.outcome, decision.short));
+        self.note(|| {
+            format!(
+                "n{node} {:?} {rows:x?} short {:?}",
+                decision.outcome, decision.short
+            )
+        });
         for (row, limit, hits) in &rows {
             if is_admitted {
                 self.admit(node, *row, *limit, *hits)?;
             }
         }
         self.oracle.total += u64::from(is_admitted);
-        for (row, limit, _) in &rows {
-            self.check_rights(node, row, *limit)?;
+        for (row, limit, _) in rows.iter().filter(|_| self.config.judge) {
+            self.check_consumed(node, row)?;
+            if is_admitted {
+                self.check_rights(row, *limit)?;
+            }
         }
         if decision.due.is_due() {
             self.announce(node)?;
@@ -331,8 +339,8 @@ impl World {
     }
 
     /// A bounded row consumed what it admitted and granted, no more and no less: nothing leaks, whatever was
-    /// reserved and given back. And all that may yet be admitted of it, with what was, is within the limit.
-    pub(super) fn check_rights(&self, node: usize, row: &RowKey, limit: u64) -> Result<(), Violation> {
+    /// reserved and given back.
+    fn check_consumed(&self, node: usize, row: &RowKey) -> Result<(), Violation> {
         let at = &self.nodes[node];
         let counters = at.limiter.counters();
         let found = counters
@@ -349,6 +357,11 @@ impl World {
                 view.own
             )));
         }
+        Ok(())
+    }
+
+    /// All that may yet be admitted of a row, with what was, is within the limit.
+    fn check_rights(&self, row: &RowKey, limit: u64) -> Result<(), Violation> {
         let Some(spent) = self.promise.spent(row) else {
             return Ok(());
         };
@@ -366,7 +379,7 @@ impl World {
         Ok(())
     }
 
-    /// [`World::check_rights`] of the rows of which a frame speaks of rights.
+    /// The rows of which a frame that `node` took in spoke of rights.
     pub(super) fn check_transferred(&self, node: usize, frame: &[u8]) -> Result<(), Violation> {
         let Ok(Body::Transfers(transfers)) = decode(frame).map(|frame| frame.body) else {
             return Ok(());
@@ -377,7 +390,8 @@ impl World {
                 .find(&transfer.key)
                 .and_then(|found| counters.view(found));
             if let Some(limit) = view.and_then(|view| view.limit) {
-                self.check_rights(node, &transfer.key, limit)?;
+                self.check_consumed(node, &transfer.key)?;
+                self.check_rights(&transfer.key, limit)?;
             }
         }
         Ok(())

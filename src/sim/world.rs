@@ -431,7 +431,7 @@ impl World {
                     let outcome = self.nodes[to].replication.handle_datagram(&frame, now);
                     self.note(|| format!("n{to} <- n{from} {} {outcome:?}", describe(&frame)));
                     self.watch.observe(to, &self.nodes[to], self.now);
-                    if self.config.bounded.is_some() {
+                    if self.config.judge && self.config.bounded.is_some() {
                         self.check_transferred(to, &frame)?;
                     }
                     let touched = if self.config.judge && self.config.bounded.is_none() {

@@ -18,6 +18,8 @@ pub(super) struct Ledger {
     pub(super) rights: Rights<u64>,
     /// Every live peer has said that it is empty, and nothing was heard since.
     pub(super) exhausted: bool,
+    /// Since when every live peer is known to be empty.
+    empty_since: Option<Duration>,
     /// When the row looks again for rights that somebody waits for.
     pub(super) retry_at: Option<Duration>,
     /// Hits of the largest request that was denied for want of rights.
@@ -102,6 +104,22 @@ impl Ledger {
     pub(super) fn want(&mut self, hits: u64, until: Duration) {
         self.wanted = self.wanted.max(hits);
         self.wanted_until = until;
+    }
+
+    /// Every live peer `is_empty`, or not, at `now`: from when on that will have stood for `patience`.
+    pub(super) fn stands_empty(
+        &mut self,
+        is_empty: bool,
+        now: Duration,
+        patience: Duration,
+    ) -> Option<Duration> {
+        self.empty_since = is_empty.then(|| self.empty_since.unwrap_or(now));
+        self.empty_since.map(|since| since + patience)
+    }
+
+    /// Somebody gained rights.
+    pub(super) fn note_gain(&mut self) {
+        self.empty_since = None;
     }
 
     /// The hits that rights are looked for, where `waiting` is the largest request that waits.
