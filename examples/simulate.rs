@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 
-use weir::sim::{FaultReport, Schedule, ScheduleReport, Violation, run_schedule};
+use weir::sim::{
+    BoundedReport, BoundedSchedule, FaultReport, Schedule, ScheduleReport, Violation, WaitReport,
+    run_bounded, run_schedule,
+};
 
 /// Runs random schedules against the invariants, and prints the first that breaks one.
 #[derive(Parser)]
@@ -41,14 +44,56 @@ enum Profile {
     Random,
     /// Ten nodes, one datagram in five lost, 50 ms of delay: exact agreement after the last change.
     Lossy,
+    /// Bounded mode: rosters, wills, transfers and waits under the same misfortunes, and the limit judged at
+    /// every admission.
+    Bounded,
+}
+
+/// What one schedule came to.
+struct Held {
+    admitted: u64,
+    faults: FaultReport,
+    /// How long agreement took, where that is measured.
+    took: Option<Duration>,
+    waits: WaitReport,
+}
+
+impl From<ScheduleReport> for Held {
+    fn from(report: ScheduleReport) -> Self {
+        Self {
+            admitted: report.admitted,
+            faults: report.faults,
+            took: Some(report.converged_after),
+            waits: WaitReport::default(),
+        }
+    }
+}
+
+impl From<BoundedReport> for Held {
+    fn from(report: BoundedReport) -> Self {
+        Self {
+            admitted: report.admitted,
+            faults: report.faults,
+            took: None,
+            waits: report.waits,
+        }
+    }
 }
 
 impl Args {
-    fn schedule(&self, seed: u64) -> Schedule {
-        match self.profile {
+    /// Runs the schedule of `seed`; a violation comes with its trace, if one is kept.
+    fn run(&self, seed: u64, trace: bool) -> Result<Held, (Violation, Vec<String>)> {
+        let mut schedule = match self.profile {
             Profile::Random => Schedule::random(seed),
             Profile::Lossy => Schedule::lossy(seed),
-        }
+            Profile::Bounded => {
+                let mut schedule = BoundedSchedule::random(seed);
+                schedule.world.trace = trace;
+                return run_bounded(&schedule, seed).map(Held::from);
+            }
+        };
+        schedule.world.trace = trace;
+        run_schedule(&schedule, seed).map(Held::from)
     }
 }
 
@@ -63,7 +108,9 @@ struct Shared {
 struct Tally {
     faults: FaultReport,
     admitted: u64,
+    held: usize,
     took: Vec<Duration>,
+    waits: WaitReport,
     broken: Vec<(u64, Violation)>,
 }
 
@@ -98,16 +145,13 @@ fn work(args: &Args, shared: &Shared) -> Tally {
         if seed >= shared.end {
             break;
         }
-        match run_schedule(&args.schedule(seed), seed) {
-            Ok(ScheduleReport {
-                admitted,
-                converged_after,
-                faults,
-                ..
-            }) => {
-                tally.faults += faults;
-                tally.admitted += admitted;
-                tally.took.push(converged_after);
+        match args.run(seed, false) {
+            Ok(report) => {
+                tally.held += 1;
+                tally.faults += report.faults;
+                tally.admitted += report.admitted;
+                tally.took.extend(report.took);
+                tally.waits += report.waits;
             }
             Err((violation, _)) => {
                 tally.broken.push((seed, violation));
@@ -125,7 +169,9 @@ fn report(args: &Args, tallies: Vec<Tally>, elapsed: Duration) -> ExitCode {
     for tally in tallies {
         all.faults += tally.faults;
         all.admitted += tally.admitted;
+        all.held += tally.held;
         all.took.extend(tally.took);
+        all.waits += tally.waits;
         all.broken.extend(tally.broken);
     }
     all.broken.sort_by_key(|(seed, _)| *seed);
@@ -136,15 +182,23 @@ fn report(args: &Args, tallies: Vec<Tally>, elapsed: Duration) -> ExitCode {
         println!("seed {seed}: {violation}");
     }
     all.took.sort_unstable();
-    let held = all.took.len();
+    let measured = all.took.len();
     println!(
-        "{held} schedules held in {elapsed:.0?}, {} admissions",
-        all.admitted
+        "{} schedules held in {elapsed:.0?}, {} admissions",
+        all.held, all.admitted
     );
     // The nearest rank: the least time that so many of a hundred do not exceed.
-    let at = |percent: usize| all.took.get((held * percent).div_ceil(100).max(1) - 1);
+    let at = |percent: usize| all.took.get((measured * percent).div_ceil(100).max(1) - 1);
     if let (Some(p50), Some(p99), Some(most)) = (at(50), at(99), all.took.last()) {
         println!("agreed after p50 {p50:?}, p99 {p99:?}, at most {most:?}");
+    }
+    if args.profile == Profile::Bounded {
+        let waits = &all.waits;
+        let [p50, p99] = [50, 99].map(|percent| waits.percentile(percent).unwrap_or_default());
+        println!(
+            "admitted {} at once and {} after a wait, p50 {p50:?}, p99 {p99:?}",
+            waits.at_once, waits.served
+        );
     }
     println!("{:#?}", all.faults);
     if all.broken.is_empty() {
@@ -155,9 +209,7 @@ fn report(args: &Args, tallies: Vec<Tally>, elapsed: Duration) -> ExitCode {
 }
 
 fn print_trace(args: &Args, seed: u64) {
-    let mut schedule = args.schedule(seed);
-    schedule.world.trace = true;
-    if let Err((_, trace)) = run_schedule(&schedule, seed) {
+    if let Err((_, trace)) = args.run(seed, true) {
         let from = trace.len().saturating_sub(args.trace);
         for line in trace.iter().skip(from) {
             println!("{line}");

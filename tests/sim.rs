@@ -42,6 +42,27 @@ fn local_mode_admits_the_limit_on_every_node_and_gossip_once() {
 }
 
 #[test]
+fn bounded_mode_admits_the_limit_exactly_and_says_who_waited() {
+    for pattern in ["one", "even", "zipf", "burst"] {
+        let flags = format!("{SMALL} --pattern {pattern} --mode bounded --clients 1");
+        let bounded = report(&flags);
+        assert_eq!(bounded["admitted"], 100, "{bounded}");
+        assert_eq!(
+            (&bounded["ratio"], &bounded["worst_ratio"]),
+            (&1.0.into(), &1.0.into())
+        );
+        let waits = &bounded["waits"];
+        assert!(waits["admitted_share"].as_f64().unwrap() < 0.2, "{bounded}");
+        assert!(waits["denied"].is_u64() && bounded["datagrams_per_request"].as_f64().unwrap() > 0.0);
+        assert_eq!(bounded, report(&flags), "a seed repeats a run");
+    }
+    let output = sim("--mode bounded --nodes 257");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("--nodes 257") && error.contains("256"), "{error}");
+    assert!(report(&format!("{SMALL} --mode gossip"))["waits"].is_null());
+}
+
+#[test]
 fn a_seed_repeats_a_run_and_another_seed_does_not() {
     for pattern in ["even", "zipf", "one", "burst"] {
         let flags = format!("{SMALL} --pattern {pattern} --seed");

@@ -69,12 +69,30 @@ fn table(report: &PlanReport) -> Table {
             "datagrams per node per second",
             format!("{:.0}", report.datagrams_per_node_per_second),
         ),
+        (
+            "datagrams per request",
+            format!("{:.2}", report.datagrams_per_request),
+        ),
     ];
-    for (what, value) in rows {
+    for (what, value) in rows.into_iter().chain(waits(report)) {
         table.add_row([what.to_owned(), value]);
     }
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+fn waits(report: &PlanReport) -> impl Iterator<Item = (&'static str, String)> {
+    let rows = report.waits.map(|waits| {
+        let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.1} ms"));
+        let share = waits.admitted_share * 100.0;
+        [
+            ("admitted after a wait for rights", format!("{share:.2} %")),
+            ("wait for rights, p50", time(waits.p50_ms)),
+            ("wait for rights, p99", time(waits.p99_ms)),
+            ("denied after a wait", waits.denied.to_string()),
+        ]
+    });
+    rows.into_iter().flatten()
 }

@@ -70,36 +70,36 @@ pub enum Presence {
 
 /// One replica as membership reports it.
 #[derive(Clone, Debug)]
-pub(super) struct Sighting {
-    pub(super) replica: ReplicaId,
-    pub(super) address: SocketAddr,
+pub(crate) struct Sighting {
+    pub(crate) replica: ReplicaId,
+    pub(crate) address: SocketAddr,
     /// The failure detector takes it for alive.
-    pub(super) live: bool,
-    pub(super) attributes: Attributes,
+    pub(crate) live: bool,
+    pub(crate) attributes: Attributes,
 }
 
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct View {
+pub(crate) struct View {
     /// Every known replica, ourselves included, in order of node and generation.
-    pub(super) members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     /// The other live replicas: whom replication talks to.
-    pub(super) peers: Vec<(ReplicaId, SocketAddr)>,
+    pub(crate) peers: Vec<(ReplicaId, SocketAddr)>,
     /// How many nodes share the limits.
-    pub(super) replicas: u32,
+    pub(crate) replicas: u32,
     /// The newest mode that anybody publishes.
-    pub(super) mode: Option<ModeVersion>,
+    pub(crate) mode: Option<ModeVersion>,
     /// The newest version of replication frames that every live replica takes in.
-    pub(super) frame_version: u8,
+    pub(crate) frame_version: u8,
     /// A newer life of our own node id is in the cluster.
-    pub(super) superseded: bool,
+    pub(crate) superseded: bool,
     /// Roster and estate records, since the start, that could not be read.
-    pub(super) malformed_records: u64,
+    pub(crate) malformed_records: u64,
 }
 
 impl View {
     /// The members as the bounded mode's rules see them.
-    pub(super) fn sights(&self) -> Vec<Sight> {
+    pub(crate) fn sights(&self) -> Vec<Sight> {
         let sight = |member: &Member| Sight {
             replica: member.replica.clone(),
             live: member.live,
@@ -127,7 +127,7 @@ impl Default for View {
 }
 
 /// Turns sightings into views.
-pub(super) struct MemberTable {
+pub(crate) struct MemberTable {
     me: ReplicaId,
     replicas_min: u32,
     // When each other node was last live. Forgotten after `RECENTLY_LIVE`, so it is bounded by membership.
@@ -135,7 +135,7 @@ pub(super) struct MemberTable {
 }
 
 impl MemberTable {
-    pub(super) fn new(me: ReplicaId, replicas_min: u32) -> Self {
+    pub(crate) fn new(me: ReplicaId, replicas_min: u32) -> Self {
         Self {
             me,
             replicas_min,
@@ -144,7 +144,7 @@ impl MemberTable {
     }
 
     /// The cluster as `sightings` show it at the monotonic instant `now`.
-    pub(super) fn view(&mut self, mut sightings: Vec<Sighting>, now: Duration) -> View {
+    pub(crate) fn view(&mut self, mut sightings: Vec<Sighting>, now: Duration) -> View {
         sightings.sort_by(|a, b| a.replica.cmp(&b.replica));
         let newest = newest_generations(&sightings);
         let mut view = View::default();

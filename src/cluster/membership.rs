@@ -222,14 +222,9 @@ impl Membership {
     }
 
     /// Puts `mode` in force here, and publishes it: a mode outlives the node that set it.
-    ///
-    /// Who hears late of a switch that involves bounded mode keeps the former mode in windows that have begun,
-    /// unless it started after the switch, with another mode in its configuration: then the others have shares
-    /// of those windows, and it must not admit without. Either way it vouches only for those that start later.
     async fn adopt(&mut self, mode: ModeVersion) {
         let former = *self.mode.borrow();
-        let announced = mode.announced_at(self.clock.now().wall, former);
-        let applied = if mode.from < self.started { mode } else { announced };
+        let (announced, applied) = mode.adopted(former, self.started, self.clock.now().wall);
         self.publish(attributes::MODE, announced.to_string()).await;
         self.limiter.set_mode(applied.mode, applied.from);
         self.mode.send_replace(applied);

@@ -50,6 +50,7 @@ pub use driver::RowCounts;
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
 pub use members::{Attributes, Member, Presence};
+pub(crate) use members::{MemberTable, Sighting, View};
 pub use mode::ModeVersion;
 pub use status::ClusterStatus;
 

@@ -76,6 +76,18 @@ impl ModeVersion {
         Self { from, ..self }
     }
 
+    /// What follows for a node that started at `started` and adopts this mode at `now` in place of `former`: the
+    /// mode that it announces, and the one that it decides by.
+    ///
+    /// Who hears late of a switch that involves bounded mode keeps the former mode in windows that have begun,
+    /// unless it started after the switch, with another mode in its configuration: then the others have shares
+    /// of those windows, and it must not admit without. Either way it vouches only for those that start later.
+    pub(crate) fn adopted(self, former: Self, started: UnixMillis, now: UnixMillis) -> (Self, Self) {
+        let announced = self.announced_at(now, former);
+        let applied = if self.from < started { self } else { announced };
+        (announced, applied)
+    }
+
     fn involves_bounded(self, other: Self) -> bool {
         [self.mode, other.mode].contains(&SyncMode::Bounded)
     }

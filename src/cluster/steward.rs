@@ -7,11 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::bounded::{
-    Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, RosterConfig, ShareTable,
-};
+use crate::bounded::{Escrow, EscrowReading, EscrowStatus, ForgetError, RosterConfig, ShareTable};
 use crate::config::BoundedConfig;
-use crate::limit::{KeyHash, Limiter, Now, Shares, UnixMillis, Window};
+use crate::limit::{Limiter, Now, UnixMillis};
 use crate::replica::{NodeId, ReplicaId};
 use crate::replication::Replication;
 
@@ -36,29 +34,6 @@ pub(super) struct Steward {
     rules_due: Duration,
 }
 
-/// The shares as the counters ask for them.
-struct Held(Arc<ShareTable>);
-
-impl Shares for Held {
-    fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
-        self.0.share(limit, key, window)
-    }
-
-    fn is_decided(&self, start: UnixMillis) -> bool {
-        self.0.is_decided(start)
-    }
-}
-
-impl Logs for Replication {
-    fn held(&self, log: &ReplicaId) -> u64 {
-        Replication::held(self, log)
-    }
-
-    fn has_rows(&self, replica: &ReplicaId) -> bool {
-        self.rows_of(replica) > 0
-    }
-}
-
 impl Steward {
     /// Rows of `limiter` begin with shares that the escrow of `me` takes. `grace` is how long rows outlive
     /// their windows.
@@ -71,7 +46,7 @@ impl Steward {
         membership: mpsc::Sender<MembershipCommand>,
     ) -> Self {
         let shares = Arc::new(ShareTable::new(me.clone()));
-        limiter.counters().set_shares(Box::new(Held(Arc::clone(&shares))));
+        limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
         let configured = (*mode.borrow()).into();
         Self {
             escrow: Escrow::new(me, config, grace, configured, Arc::clone(&shares)),
@@ -106,14 +81,9 @@ impl Steward {
             let applied = (*self.mode.borrow()).into();
             self.escrow.handle_rules(periods, applied, now.wall);
         }
-        if self.escrow.awaits_release()
-            && let Some(version) = replication.released_version()
-        {
-            self.escrow.handle_released(version);
-        }
-        if self.escrow.is_due(now.wall) {
-            let outcome = self.escrow.advance(now.wall, replication);
-            tell(replication, &outcome);
+        let outcome = replication.advance_escrow(&mut self.escrow, now.wall);
+        for replica in &outcome.inherited {
+            info!(%replica, "its rights are this node's now");
         }
         self.publish();
     }
@@ -163,22 +133,6 @@ impl Steward {
                 self.published[1] = record.version;
             }
         }
-    }
-}
-
-/// Tells the rows that exist. New ones ask the table of shares, which has been replaced before.
-fn tell(replication: &mut Replication, outcome: &Outcome) {
-    if !outcome.inherited.is_empty() {
-        for replica in &outcome.inherited {
-            info!(%replica, "its rights are this node's now");
-        }
-        replication.inherit(&outcome.inherited);
-    }
-    for start in &outcome.decided {
-        replication.reassess(*start);
-    }
-    if !outcome.heirs.is_empty() {
-        replication.note_heirs(&outcome.heirs);
     }
 }
 

@@ -10,6 +10,7 @@
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -81,7 +82,7 @@ pub struct WaitingStats {
 #[derive(Debug)]
 #[must_use = "dropping it leaves the room"]
 pub struct Waiting<'r> {
-    room: &'r WaitingRoom,
+    room: Room<'r>,
     rows: SmallVec<[RowRef; 2]>,
     arrival: u64,
     /// The most it wants of one row.
@@ -89,6 +90,24 @@ pub struct Waiting<'r> {
     call: Arc<Call>,
     /// It was told to decide again, and what came of it is not known yet.
     is_retrying: bool,
+}
+
+/// The room that a place is in, for as long as it is borrowed or for good.
+#[derive(Debug)]
+enum Room<'r> {
+    Borrowed(&'r WaitingRoom),
+    Shared(Arc<WaitingRoom>),
+}
+
+impl Deref for Room<'_> {
+    type Target = WaitingRoom;
+
+    fn deref(&self) -> &WaitingRoom {
+        match self {
+            Self::Borrowed(room) => room,
+            Self::Shared(room) => room,
+        }
+    }
 }
 
 impl Default for WaitingRoom {
@@ -107,13 +126,22 @@ impl WaitingRoom {
     /// Enters a request that lacks rights of these rows. From now on it is woken when they come, so it has to
     /// decide once more before it waits. `None` when too many wait already.
     pub fn enter(&self, short: &[Short]) -> Option<Waiting<'_>> {
+        self.place(short, Room::Borrowed(self))
+    }
+
+    /// As [`WaitingRoom::enter`], for a place that outlives the borrow.
+    pub fn enter_shared(self: &Arc<Self>, short: &[Short]) -> Option<Waiting<'static>> {
+        self.place(short, Room::Shared(Arc::clone(self)))
+    }
+
+    fn place<'r>(&self, short: &[Short], room: Room<'r>) -> Option<Waiting<'r>> {
         let one_more = |inside| (inside < ROOM_MAX).then_some(inside + 1);
         if self.inside.fetch_update(Relaxed, Relaxed, one_more).is_err() {
             self.turned_away.fetch_add(1, Relaxed);
             return None;
         }
         let mut waiting = Waiting {
-            room: self,
+            room,
             rows: SmallVec::new(),
             arrival: self.arrivals.fetch_add(1, Relaxed),
             hits: short.iter().map(|short| short.hits).max().unwrap_or(0),

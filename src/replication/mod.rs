@@ -12,6 +12,7 @@ mod arena;
 pub mod codec;
 mod compose;
 mod core;
+mod escrow;
 mod inspect;
 mod log;
 mod merge;

@@ -287,6 +287,7 @@ impl Replication {
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
             return;
         };
+        ledger.note_gain();
         if std::mem::take(&mut ledger.exhausted) {
             self.transfers.stats.exhausted -= 1;
             self.show_peers(row);
@@ -307,15 +308,14 @@ impl Replication {
         let Some(limit) = view.limit.filter(|_| view.bounded) else {
             return self.counters.store_peers(row, sum);
         };
-        // What a peer granted is in its count, and in no other's before it is spent there.
-        let spent = sum.saturating_sub(ledger.granted_by_peers());
-        let given = ledger.granted_by_us();
+        let given = ledger.granted_in_all();
         if ledger.exhausted {
             let gone = limit.saturating_sub(view.allowance.max(view.own));
-            self.counters
-                .replace_peers(row, spent.saturating_sub(given).max(gone));
+            let shown = sum.saturating_sub(given).max(gone);
+            self.counters.replace_peers(row, shown);
         } else {
-            self.counters.replace_peers_less(row, spent, given);
+            // What was given and is not known to be spent may come back: it stops nobody.
+            self.counters.replace_peers_less(row, sum, given);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::limit::SyncMode;
+
 use super::flood::Flood;
 
 /// One fault, at a time of the virtual clock.
@@ -33,6 +35,16 @@ pub enum Fault {
         /// How long.
         lasts: Duration,
     },
+    /// The operator gives a node up that has stopped.
+    Forget {
+        /// Which.
+        node: usize,
+    },
+    /// The operator switches the mode of the whole cluster.
+    Switch {
+        /// To what.
+        mode: SyncMode,
+    },
     /// A peer appears that sends made-up rows to everybody, and answers nobody.
     Flood {
         /// Of what kind.
@@ -53,6 +65,14 @@ pub struct FaultReport {
     pub joins: u64,
     /// Nodes that left in good order.
     pub leaves: u64,
+    /// Of those, the ones whose rights and counts all arrived.
+    pub departed: u64,
+    /// Replicas whose rights others inherited.
+    pub inherited: u64,
+    /// Nodes given up by an operator.
+    pub forgets: u64,
+    /// Switches of the cluster's mode.
+    pub switches: u64,
     /// Partitions begun.
     pub partitions: u64,
     /// Floods begun.
@@ -81,6 +101,10 @@ impl std::ops::AddAssign for FaultReport {
         self.restarts += other.restarts;
         self.joins += other.joins;
         self.leaves += other.leaves;
+        self.departed += other.departed;
+        self.inherited += other.inherited;
+        self.forgets += other.forgets;
+        self.switches += other.switches;
         self.partitions += other.partitions;
         self.floods += other.floods;
         self.flooded += other.flooded;

@@ -102,6 +102,12 @@ impl Network {
         self.cuts.get(&(from, to)).is_some_and(|depth| *depth > 0)
     }
 
+    /// The share of datagrams lost.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        self.default.loss
+    }
+
     /// When a datagram sent now arrives: never, once or twice.
     pub fn send(
         &mut self,

@@ -5,10 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bounded::RosterConfig;
 use crate::limit::significance::Significance;
 use crate::limit::{Limiter, Now, Rule, SyncMode, UnixMillis};
 use crate::replica::{Generation, NodeId, ReplicaId};
 use crate::replication::{Replication, ReplicationConfig};
+
+use super::steward::Steward;
 
 /// Where simulations start unless told otherwise: a Monday at noon, so that no calendar window ends by
 /// accident.
@@ -23,6 +26,14 @@ pub(super) struct Clock {
     pub(super) drift_ppm: i64,
 }
 
+impl Clock {
+    /// How far it is ahead at virtual time `at`.
+    fn ahead_ms(self, at: Duration) -> i128 {
+        let drift = at.as_millis() as i128 * i128::from(self.drift_ppm) / 1_000_000;
+        drift + i128::from(self.skew_ms)
+    }
+}
+
 /// What a node needs to start.
 #[derive(Clone, Debug)]
 pub(super) struct NodeConfig {
@@ -33,6 +44,8 @@ pub(super) struct NodeConfig {
     pub(super) replication: ReplicationConfig,
     /// What a right wall clock shows at virtual time zero.
     pub(super) starts_at: UnixMillis,
+    /// Where bounded mode is played, what its operator decided.
+    pub(super) roster: Option<RosterConfig>,
 }
 
 pub(super) struct Node {
@@ -45,6 +58,8 @@ pub(super) struct Node {
     /// Its core stands still: what it says is made up.
     pub(super) is_hostile: bool,
     pub(super) clock: Clock,
+    /// Its part in bounded mode, where that is played.
+    pub(super) steward: Option<Steward>,
     started: Duration,
     starts_at: UnixMillis,
     /// When the pending wake-up fires, so that later ones are not queued again.
@@ -76,6 +91,14 @@ impl Node {
             .expect("letters and digits are a node id");
         // As long on the wire as in production, so that bytes are counted truly.
         let generation = config.starts_at.0 * 1_000 + u64::try_from(now.as_micros()).unwrap_or(0);
+        let generation = match config.roster {
+            // In bounded mode it matters that it is the instant of its boot by its own clock.
+            Some(_) => {
+                let ahead = clock.ahead_ms(now) * 1_000;
+                generation.saturating_add_signed(i64::try_from(ahead).unwrap_or(0))
+            }
+            None => generation,
+        };
         let replica = ReplicaId {
             node,
             generation: Generation(generation),
@@ -87,8 +110,27 @@ impl Node {
             config.max_keys,
         );
         let counters = Arc::clone(limiter.counters());
-        let replication = Replication::new(replica.clone(), counters, config.replication.clone(), seed);
+        let mut replication = Replication::new(replica.clone(), counters, config.replication.clone(), seed);
+        let wall = UnixMillis(generation.div_ceil(1_000));
+        let steward = config.roster.clone().map(|roster| {
+            let now = Now {
+                monotonic: Duration::ZERO,
+                wall,
+            };
+            let grace = (config.replication.grace, now);
+            let me = replica.clone();
+            Steward::start(
+                me,
+                address(index),
+                roster,
+                config.mode,
+                &limiter,
+                &mut replication,
+                grace,
+            )
+        });
         Self {
+            steward,
             replica,
             limiter,
             replication,
@@ -105,12 +147,35 @@ impl Node {
     /// What its clocks show at virtual time `at`.
     pub(super) fn now(&self, at: Duration) -> Now {
         let true_ms = i128::from(self.starts_at.0) + at.as_millis() as i128;
-        let drift = at.as_millis() as i128 * i128::from(self.clock.drift_ppm) / 1_000_000;
-        let wall = true_ms + drift + i128::from(self.clock.skew_ms);
+        let wall = true_ms + self.clock.ahead_ms(at);
         Now {
             monotonic: at.saturating_sub(self.started),
             wall: UnixMillis(u64::try_from(wall).unwrap_or(0)),
         }
+    }
+
+    /// When it started, in virtual time.
+    pub(super) fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// The first virtual time, not before `earliest`, at which its wall clock shows `wall`; `None` where that is
+    /// never.
+    pub(super) fn when_shown(&self, wall: UnixMillis, earliest: Duration) -> Option<Duration> {
+        if self.now(earliest).wall >= wall {
+            return Some(earliest);
+        }
+        let ms = i128::from(wall.0) - i128::from(self.starts_at.0) - i128::from(self.clock.skew_ms);
+        let at = ms * 1_000_000 / (1_000_000 + i128::from(self.clock.drift_ppm));
+        let at = u64::try_from(at - 2).unwrap_or(0);
+        // Beyond any simulation.
+        if at > 1 << 40 {
+            return None;
+        }
+        let about = (at..at + 6).map(Duration::from_millis);
+        about
+            .filter(|at| *at > earliest)
+            .find(|at| self.now(*at).wall >= wall)
     }
 
     /// Rows that it evicted, and rows of peers that it refused.

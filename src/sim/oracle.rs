@@ -31,13 +31,18 @@ pub struct Oracle {
 impl Oracle {
     /// A request was admitted.
     pub fn admit(&mut self, row: RowKey, by: &ReplicaId, hits: u64) {
+        self.count(row, by, hits);
+        self.total += 1;
+    }
+
+    /// A request counts so many hits in one of its rows.
+    pub fn count(&mut self, row: RowKey, by: &ReplicaId, hits: u64) {
         *self
             .admitted
             .entry(row)
             .or_default()
             .entry(by.clone())
             .or_default() += hits;
-        self.total += 1;
     }
 
     /// What `replica` truly admitted.

@@ -11,12 +11,17 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::limit::{
-    CountBy, Hits, KeyHash, Outcome, RowKey, Rule, RuleError, RuleScope, SyncMode, UnixMillis, WindowLimit,
+    Charge, CountBy, Hits, KeyHash, Outcome, RowKey, Rule, RuleError, RuleScope, SyncMode, UnixMillis,
+    WindowLimit,
 };
+
+use crate::bounded::{RosterConfig, RosterRecord};
 
 use super::network::Link;
 use super::node::EPOCH;
 use super::oracle::Violation;
+use super::rumours::BoundedWorld;
+use super::waits::Request;
 use super::world::{World, WorldConfig};
 
 /// Requests of one plan at most: some minutes of work.
@@ -34,6 +39,13 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// After the traffic, what is still on its way is waited for so long.
 const TAIL: Duration = Duration::from_secs(1);
+
+/// How long a request waits for rights in bounded mode: as by default.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Clocks are right in a plan; so little of their difference is tolerated that nodes that have just started hold
+/// shares of the first window.
+const SKEW: Duration = Duration::from_millis(200);
 
 /// Virtual time between two looks at the bounds.
 const STEP: Duration = Duration::from_millis(20);
@@ -132,8 +144,25 @@ pub struct PlanReport {
     pub bytes_per_node_per_second: f64,
     /// Datagrams that a node sent likewise.
     pub datagrams_per_node_per_second: f64,
+    /// Datagrams that all nodes sent likewise, over the requests offered.
+    pub datagrams_per_request: f64,
+    /// In bounded mode, who waited for rights.
+    pub waits: Option<Waits>,
     /// The seed.
     pub seed: u64,
+}
+
+/// Requests that waited for rights of other nodes, at most 20 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Waits {
+    /// Of the requests admitted, the share that waited.
+    pub admitted_share: f64,
+    /// Median wait of those, in milliseconds; `None` where none did.
+    pub p50_ms: Option<f64>,
+    /// 99th percentile.
+    pub p99_ms: Option<f64>,
+    /// Requests that were denied after they had waited.
+    pub denied: u64,
 }
 
 /// Percentiles in milliseconds.
@@ -174,6 +203,14 @@ pub enum PlanError {
         /// The most that fits.
         most: u64,
     },
+    /// More nodes than share a limit in bounded mode.
+    #[error("--nodes {nodes} is more than the {most} that share limits in bounded mode")]
+    Members {
+        /// What was asked for.
+        nodes: u16,
+        /// The most that a roster holds.
+        most: usize,
+    },
     /// `one` with several clients.
     #[error("--pattern one has one client: leave --clients out, or use --pattern even")]
     OneClient,
@@ -198,6 +235,13 @@ impl Plan {
     /// # Errors
     /// When it asks for more than fits, naming the flag to change.
     pub fn run(&self) -> Result<PlanReport, PlanError> {
+        let most = RosterRecord::ENTRIES_MAX;
+        if self.mode == SyncMode::Bounded && usize::from(self.nodes) > most {
+            return Err(PlanError::Members {
+                nodes: self.nodes,
+                most,
+            });
+        }
         let clients = self.clients()?;
         let duration = self.duration()?;
         let mut run = Run {
@@ -215,7 +259,7 @@ impl Plan {
             run.world.datagrams_sent() - before.1,
         );
         let end = run.world.now() + TAIL;
-        while run.world.is_following() && run.world.now() < end {
+        while (run.world.is_following() || run.world.waiting() > 0) && run.world.now() < end {
             run.world.run_until(run.world.now() + STEP)?;
         }
         Ok(run.report(clients, sent))
@@ -282,9 +326,26 @@ impl Plan {
                 duplication: 0.0,
             },
             judge: false,
+            bounded: self.bounded(),
             starts_at: UnixMillis(window.end.0 - WARM_UP.as_millis() as u64),
             ..WorldConfig::quiet(usize::from(self.nodes), vec![rule], self.mode)
         }
+    }
+}
+
+impl Plan {
+    fn bounded(&self) -> Option<BoundedWorld> {
+        let roster = RosterConfig {
+            skew: SKEW,
+            min_roster: usize::from(self.nodes / 2 + 1),
+            ..BoundedWorld::default().roster
+        };
+        let bounded = BoundedWorld {
+            roster,
+            news_delay: self.delay * 2,
+            ..BoundedWorld::default()
+        };
+        (self.mode == SyncMode::Bounded).then_some(bounded)
     }
 }
 
@@ -321,6 +382,9 @@ impl Run<'_> {
     }
 
     fn offer(&mut self, node: usize, key: KeyHash) -> Result<(), PlanError> {
+        if self.plan.mode == SyncMode::Bounded {
+            return self.offer_bounded(node, key);
+        }
         let decision = self.world.request(node, 0, key, Hits::ONE)?;
         let Some(state) = decision.windows.first() else {
             return Ok(());
@@ -336,6 +400,40 @@ impl Run<'_> {
             self.world.follow(node, row);
         }
         Ok(())
+    }
+
+    fn offer_bounded(&mut self, node: usize, key: KeyHash) -> Result<(), PlanError> {
+        let period = self.plan.limit.period;
+        let row = RowKey {
+            rule: self.world.rule(0).id(period),
+            window: period.window_at(self.world.true_wall()),
+            key,
+        };
+        *self.offered.entry(row).or_default() += 1;
+        let charge = Charge {
+            rule: 0,
+            key,
+            hits: Hits::ONE,
+        };
+        let request = Request {
+            charges: [charge].as_slice().into(),
+            wait: PATIENCE,
+            stays: Duration::MAX,
+        };
+        self.world.arrive(node, request)?;
+        Ok(())
+    }
+
+    fn waits(&self) -> Option<Waits> {
+        let report = self.world.waits();
+        let admitted = report.at_once + report.served;
+        let milliseconds = |wait: Duration| rounded(wait.as_secs_f64() * 1_000.0, 3);
+        (self.plan.mode == SyncMode::Bounded).then(|| Waits {
+            admitted_share: rounded(report.served as f64 / admitted.max(1) as f64, 4),
+            p50_ms: report.percentile(50).map(milliseconds),
+            p99_ms: report.percentile(99).map(milliseconds),
+            denied: report.exhausted + report.timed_out + report.turned_away,
+        })
     }
 
     fn report(&self, clients: u32, sent: (u64, u64)) -> PlanReport {
@@ -358,6 +456,8 @@ impl Run<'_> {
             convergence_ms: percentiles(self.world.convergence_times()),
             bytes_per_node_per_second: rounded(sent.0 as f64 / node_seconds, 1),
             datagrams_per_node_per_second: rounded(sent.1 as f64 / node_seconds, 1),
+            datagrams_per_request: rounded(sent.1 as f64 / oracle.offered.max(1) as f64, 4),
+            waits: self.waits(),
             seed: self.plan.seed,
         }
     }

@@ -181,7 +181,7 @@ fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
     }
 }
 
-fn simulated(windows: Vec<WindowLimit>) -> Rule {
+pub(super) fn simulated(windows: Vec<WindowLimit>) -> Rule {
     Rule {
         name: "simulated".into(),
         scope: RuleScope::Everything,

@@ -17,6 +17,9 @@ use super::judge::{Judge, Touched};
 use super::network::{Link, Network};
 use super::node::{Clock, EPOCH, Node, NodeConfig, address, index_of};
 use super::oracle::{Oracle, Violation};
+use super::promise::Promise;
+use super::rumours::{BoundedWorld, Post, Sabotage};
+use super::waits::Waits;
 use super::watch::Watch;
 
 /// Lines of trace kept for a failure.
@@ -53,6 +56,8 @@ pub struct WorldConfig {
     pub judge: bool,
     /// What a right wall clock shows at virtual time zero.
     pub starts_at: UnixMillis,
+    /// Plays rosters, wills and transfers of rights, where rules may be bounded.
+    pub bounded: Option<BoundedWorld>,
 }
 
 impl WorldConfig {
@@ -74,12 +79,13 @@ impl WorldConfig {
             trace: false,
             judge: true,
             starts_at: EPOCH,
+            bounded: None,
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+pub(super) enum Event {
     Deliver {
         to: usize,
         from: usize,
@@ -98,6 +104,31 @@ enum Event {
     Left {
         node: usize,
     },
+    /// A round of membership.
+    Round {
+        node: usize,
+        generation: u64,
+    },
+    News {
+        to: usize,
+        letter: u64,
+    },
+    /// What membership has heard reaches the rest of the node.
+    View {
+        node: usize,
+    },
+    LeaveOver {
+        node: usize,
+        generation: u64,
+    },
+    Departed {
+        node: usize,
+        generation: u64,
+    },
+    WaitOver {
+        waiter: u64,
+        is_given_up: bool,
+    },
     Flood {
         node: usize,
         flood: Flood,
@@ -109,13 +140,13 @@ enum Event {
 /// A cluster in virtual time.
 pub struct World {
     pub(super) config: WorldConfig,
-    rng: SmallRng,
+    pub(super) rng: SmallRng,
     pub(super) now: Duration,
     serial: u64,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     pub(super) nodes: Vec<Node>,
-    network: Network,
-    faults: FaultReport,
+    pub(super) network: Network,
+    pub(super) faults: FaultReport,
     /// When nodes stopped.
     stopped: Vec<Duration>,
     trace: VecDeque<String>,
@@ -123,6 +154,13 @@ pub struct World {
     pub oracle: Oracle,
     pub(super) judge: Judge,
     watch: Watch,
+    pub(super) promise: Promise,
+    pub(super) waits: Waits,
+    pub(super) post: Post,
+    /// When the operator last switched to bounded mode.
+    pub(super) switched_at: Duration,
+    /// The mode that configurations have by now.
+    pub(super) file_mode: SyncMode,
 }
 
 impl World {
@@ -142,6 +180,11 @@ impl World {
             oracle: Oracle::default(),
             judge: Judge::default(),
             watch: Watch::default(),
+            promise: Promise::default(),
+            waits: Waits::default(),
+            post: Post::default(),
+            switched_at: Duration::MAX,
+            file_mode: config.mode,
             config,
         };
         for _ in 0..world.config.nodes {
@@ -255,6 +298,7 @@ impl World {
             };
             self.now = self.now.max(at);
             self.handle(event)?;
+            self.serve()?;
         }
         self.now = self.now.max(until);
         Ok(())
@@ -311,19 +355,28 @@ impl World {
         match fault {
             Fault::Crash { node } if self.is_alive(*node) => {
                 self.nodes[*node].alive = false;
+                self.waits.abandon(*node);
                 self.stopped.push(self.now);
                 self.faults.crashes += 1;
                 self.membership_changed();
             }
-            Fault::Restart { node } if *node < self.nodes.len() && !self.nodes[*node].alive => {
+            Fault::Restart { node }
+                if *node < self.nodes.len() && !self.nodes[*node].alive && self.may_start() =>
+            {
                 self.start_again(*node);
                 self.faults.restarts += 1;
                 self.membership_changed();
             }
-            Fault::Join => {
+            Fault::Join if self.may_start() => {
                 self.start_new();
                 self.faults.joins += 1;
                 self.membership_changed();
+            }
+            Fault::Leave { node } if self.is_alive(*node) && self.config.bounded.is_some() => {
+                if self.serving().contains(node) {
+                    self.faults.leaves += 1;
+                    self.leave_in_order(*node);
+                }
             }
             Fault::Leave { node } if self.is_alive(*node) => {
                 let now = self.nodes[*node].now(self.now);
@@ -360,7 +413,7 @@ impl World {
                 );
                 self.membership_changed();
             }
-            _ => {}
+            other => self.inject_bounded(other),
         }
     }
 
@@ -378,7 +431,10 @@ impl World {
                     let outcome = self.nodes[to].replication.handle_datagram(&frame, now);
                     self.note(|| format!("n{to} <- n{from} {} {outcome:?}", describe(&frame)));
                     self.watch.observe(to, &self.nodes[to], self.now);
-                    let touched = if self.config.judge {
+                    if self.config.judge && self.config.bounded.is_some() {
+                        self.check_transferred(to, &frame)?;
+                    }
+                    let touched = if self.config.judge && self.config.bounded.is_none() {
                         Judge::rows_of(&frame)
                     } else {
                         Vec::new()
@@ -410,13 +466,29 @@ impl World {
                 serial,
                 left,
             } => self.flood(node, flood, serial, left),
+            Event::Round { node, generation } => self.round(node, generation),
+            Event::News { to, letter } => self.receive(to, letter),
+            Event::View { node } => {
+                self.look_around(node);
+                self.drain(node);
+            }
+            Event::LeaveOver { node, generation } => self.leave_over(node, generation),
+            Event::Departed { node, generation } => {
+                let at = &self.nodes[node];
+                if at.alive && at.replica.generation.0 == generation {
+                    self.nodes[node].alive = false;
+                    self.stopped.push(self.now);
+                    self.membership_changed();
+                }
+            }
+            Event::WaitOver { waiter, is_given_up } => self.wait_over(waiter, is_given_up)?,
         }
         Ok(())
     }
 
-    fn settle(&mut self, node: usize, touched: &[Touched]) -> Result<(), Violation> {
+    pub(super) fn settle(&mut self, node: usize, touched: &[Touched]) -> Result<(), Violation> {
         self.drain(node);
-        if self.config.judge {
+        if self.config.judge && self.config.bounded.is_none() {
             let outcome = self
                 .judge
                 .after(&self.nodes[node], &self.oracle, touched, self.now);
@@ -455,19 +527,29 @@ impl World {
     }
 
     /// Sends what a node has to send, and plans its next wake-up.
-    fn drain(&mut self, node: usize) {
+    pub(super) fn drain(&mut self, node: usize) {
+        self.turn_escrow(node);
         while let Some(transmit) = self.nodes[node].replication.poll_transmit() {
-            if self.config.judge {
+            if self.config.judge && self.config.bounded.is_none() {
                 self.judge.sent(&self.nodes[node].replica, &transmit.payload);
             }
             for to in transmit.to.iter().filter_map(|to| index_of(*to)) {
+                if self.sabotage() == Some(Sabotage::Undeducted) {
+                    self.undeduct(node, &transmit.payload, to);
+                }
                 self.transmit(node, to, &transmit.payload);
             }
         }
         let wake = self.nodes[node].replication.poll_timeout();
+        let escrow = self.nodes[node]
+            .steward
+            .as_ref()
+            .and_then(|s| s.escrow.poll_timeout());
+        let escrow = escrow.and_then(|at| self.nodes[node].when_shown(at, self.now));
         // A node that asks to be woken at once still yields to the events of this instant.
         let wake = self.nodes[node]
             .virtual_time(wake)
+            .min(escrow.unwrap_or(Duration::MAX))
             .max(self.now + Duration::from_micros(10));
         if self.nodes[node].wake_at.is_none_or(|planned| wake < planned) {
             self.nodes[node].wake_at = Some(wake);
@@ -488,7 +570,8 @@ impl World {
     fn node_config(&self) -> NodeConfig {
         NodeConfig {
             rules: self.config.rules.clone(),
-            mode: self.config.mode,
+            mode: self.file_mode,
+            roster: self.config.bounded.as_ref().map(|bounded| bounded.roster.clone()),
             significance: self.config.significance,
             max_keys: self.config.max_keys,
             replication: self.config.replication.clone(),
@@ -505,6 +588,7 @@ impl World {
         let index = self.nodes.len();
         let node = Node::start(index, &self.node_config(), clock, self.rng.random(), self.now);
         self.nodes.push(node);
+        self.begin_rounds(index);
         self.drain(index);
     }
 
@@ -514,6 +598,7 @@ impl World {
         self.faults.refused += refused;
         let clock = self.nodes[index].clock;
         self.nodes[index] = Node::start(index, &self.node_config(), clock, self.rng.random(), self.now);
+        self.begin_rounds(index);
         self.drain(index);
     }
 
@@ -547,6 +632,15 @@ impl World {
         let live: Vec<_> = (0..self.nodes.len())
             .filter(|peer| self.nodes[*peer].alive)
             .filter(|peer| *peer != node && !self.network.is_cut(*peer, node))
+            .collect();
+        if self.config.bounded.is_some() {
+            self.note(|| format!("n{node} sees {live:?}"));
+            self.notice(node, &live);
+            self.look_around(node);
+            return self.drain(node);
+        }
+        let live: Vec<_> = live
+            .into_iter()
             .map(|peer| (self.nodes[peer].replica.clone(), address(peer)))
             .collect();
         self.note(|| format!("n{node} sees {live:?}"));
@@ -558,16 +652,16 @@ impl World {
         self.drain(node);
     }
 
-    fn after(&mut self, delay: Duration, event: Event) {
+    pub(super) fn after(&mut self, delay: Duration, event: Event) {
         self.at(self.now + delay, event);
     }
 
-    fn at(&mut self, at: Duration, event: Event) {
+    pub(super) fn at(&mut self, at: Duration, event: Event) {
         self.serial += 1;
         self.events.push(Reverse((at, self.serial, event)));
     }
 
-    fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         if self.config.trace {
             if self.trace.len() == TRACE_MAX {
                 self.trace.pop_front();

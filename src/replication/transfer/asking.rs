@@ -19,6 +19,11 @@ const OWN_SHARE_PATIENCE: Duration = Duration::from_millis(10);
 /// So long a denied request counts as one that rights are looked for, whether it waits or comes again.
 const WANT_LASTS: Duration = Duration::from_millis(100);
 
+/// Rights on their way from one peer to another are with neither of them. That all are empty has to stand for so
+/// long, some round trips of one data centre, where a request wants several hits: parts of them may be anywhere. A
+/// single right is soon spent where it went.
+const EMPTY_STANDS: Duration = Duration::from_millis(5);
+
 /// Rows that look again in one go, so that frames from peers are not kept waiting.
 const RETRIES_MAX: usize = 1 << 12;
 
@@ -158,7 +163,7 @@ impl Replication {
             self.ask_peers(row, &view, (limit, left, need, waiting), purpose, now);
         }
         if lacks {
-            self.deny_or_retry(row, window.start, now);
+            self.deny_or_retry(row, window.start, need, now);
         }
     }
 
@@ -224,7 +229,7 @@ impl Replication {
 
     /// Rights are lacking, and whoever could be asked was: those who wait are denied if nobody has any, and else
     /// the row looks again when the next ask is overdue.
-    fn deny_or_retry(&mut self, row: RowRef, start: UnixMillis, now: Now) {
+    fn deny_or_retry(&mut self, row: RowRef, start: UnixMillis, need: u64, now: Now) {
         let may_ask = self.may_ask();
         let may_decide = self.may_decide(start, now);
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
@@ -232,6 +237,14 @@ impl Replication {
         };
         let live = self.origins.live().map(|(_, origin)| origin.hash);
         let is_exhausted = ledger.rights.is_exhausted(live);
+        if let Some(stands_at) = ledger.stands_empty(is_exhausted, now.monotonic, EMPTY_STANDS)
+            && need > 1
+            && may_ask
+            && !ledger.exhausted
+            && stands_at > now.monotonic
+        {
+            return self.transfers.schedule(row, Some(stands_at));
+        }
         let retry = ledger.rights.poll_timeout(now.monotonic);
         if may_decide || may_ask && !is_exhausted {
             return self.transfers.schedule(row, retry);

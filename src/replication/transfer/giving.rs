@@ -1,11 +1,11 @@
 //! Answering those who ask for rights.
 
-use smallvec::SmallVec;
-
 use crate::bounded::{Account, Answer, Ask, priority};
 use crate::limit::{Counters, Now, RowKey, RowRef, RowView};
 
-use super::super::codec::TransferKind;
+use crate::replica::ReplicaId;
+
+use super::super::codec::{Transfer, TransferKind};
 use super::super::core::Replication;
 use super::super::log::OriginIndex;
 
@@ -24,6 +24,12 @@ impl Account for RowAccount<'_> {
     fn deduct(&mut self, hits: u64) -> u64 {
         self.counters.take_rights(self.row, hits).unwrap_or(0)
     }
+}
+
+/// Of two that both lack rights of a row, whether it is `asker` that gets what the other has.
+fn goes_first(asker: &ReplicaId, me: &ReplicaId, view: &RowView) -> bool {
+    let rank = |id| (priority(id, view.key.key, view.key.window), id);
+    rank(asker) > rank(me)
 }
 
 impl Replication {
@@ -70,9 +76,7 @@ impl Replication {
                 empty: true,
             };
         }
-        let me = &self.origins.own().id;
-        let rank = |id| (priority(id, view.key.key, view.key.window), id);
-        let asker_first = rank(&asker.id) > rank(me);
+        let asker_first = goes_first(&asker.id, &self.origins.own().id, view);
         ledger.rights.set_largest_waiter(bounded.waiting.largest(row));
         let mut account = RowAccount {
             counters: &self.counters,
@@ -88,30 +92,36 @@ impl Replication {
         answer
     }
 
-    /// Tells those who were told that there is nothing here that there is now: `left`, of which nobody here needs
-    /// all.
+    /// Tells those who were told that there is nothing here that there is now: `left`. Where that is too little for
+    /// a request that waits here, only those to whom this replica would yield it.
     pub(super) fn tell_askers(&mut self, row: RowRef, view: &RowView, left: u64) {
         let Some(bounded) = self.transfers.bounded.as_ref().filter(|_| !self.leaving) else {
             return;
         };
+        let largest = bounded.waiting.largest(row);
+        if left == 0 || left == largest {
+            return;
+        }
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
             return;
         };
-        if left <= bounded.waiting.largest(row) {
-            return;
-        }
-        let told = ledger.take_told_empty();
-        let told: SmallVec<[(u64, u64); 2]> = told
-            .into_iter()
-            .map(|asker| (asker, ledger.rights.granted_to(asker)))
-            .collect();
-        for (asker, granted) in told {
+        for asker in ledger.take_told_empty() {
             let mut live = self.origins.live();
-            if let Some((peer, _)) = live.find(|(_, origin)| origin.hash == asker) {
-                let empty = false;
-                let kind = TransferKind::Answer(Answer { granted, empty });
-                self.transfers.tell(peer, view.key, kind);
+            let Some((peer, origin)) = live.find(|(_, origin)| origin.hash == asker) else {
+                continue;
+            };
+            if left < largest && !goes_first(&origin.id, &self.origins.own().id, view) {
+                ledger.note_told(asker, true);
+                continue;
             }
+            let granted = ledger.rights.granted_to(asker);
+            let empty = false;
+            let kind = TransferKind::Answer(Answer { granted, empty });
+            self.transfers
+                .outgoing
+                .entry(peer)
+                .or_default()
+                .push(Transfer { key: view.key, kind });
         }
     }
 }

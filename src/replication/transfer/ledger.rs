@@ -18,6 +18,8 @@ pub(super) struct Ledger {
     pub(super) rights: Rights<u64>,
     /// Every live peer has said that it is empty, and nothing was heard since.
     pub(super) exhausted: bool,
+    /// Since when every live peer is known to be empty.
+    empty_since: Option<Duration>,
     /// When the row looks again for rights that somebody waits for.
     pub(super) retry_at: Option<Duration>,
     /// Hits of the largest request that was denied for want of rights.
@@ -91,22 +93,33 @@ impl Ledger {
             .fold(self.rights.granted_to(taker), u64::saturating_add)
     }
 
-    /// What this replica granted in all.
-    pub(super) fn granted_by_us(&self) -> u64 {
-        let granted = self.rights.granted().map(|(_, hits)| hits);
-        granted.fold(0, u64::saturating_add)
-    }
-
-    /// What peers are known to have granted in all, to whomever.
-    pub(super) fn granted_by_peers(&self) -> u64 {
-        let granted = self.heard.iter().map(|(_, grant)| grant.hits);
-        granted.fold(0, u64::saturating_add)
+    /// All grants known, this replica's included.
+    pub(super) fn granted_in_all(&self) -> u64 {
+        let own = self.rights.granted().map(|(_, hits)| hits);
+        let heard = self.heard.iter().map(|(_, grant)| grant.hits);
+        own.chain(heard).fold(0, u64::saturating_add)
     }
 
     /// A request of `hits` was denied for want of rights.
     pub(super) fn want(&mut self, hits: u64, until: Duration) {
         self.wanted = self.wanted.max(hits);
         self.wanted_until = until;
+    }
+
+    /// Every live peer `is_empty`, or not, at `now`: from when on that will have stood for `patience`.
+    pub(super) fn stands_empty(
+        &mut self,
+        is_empty: bool,
+        now: Duration,
+        patience: Duration,
+    ) -> Option<Duration> {
+        self.empty_since = is_empty.then(|| self.empty_since.unwrap_or(now));
+        self.empty_since.map(|since| since + patience)
+    }
+
+    /// Somebody gained rights.
+    pub(super) fn note_gain(&mut self) {
+        self.empty_since = None;
     }
 
     /// The hits that rights are looked for, where `waiting` is the largest request that waits.
@@ -139,13 +152,7 @@ mod tests {
         let heard = [(7, 5), (7, 3), (7, 5), (2, 4), (7, 6)].map(|(t, h)| ledger.hear(giver, grant(t, h)));
         assert_eq!(heard, [true, false, false, true, true]);
         assert_eq!(ledger.grants_of(giver), [grant(2, 4), grant(7, 6)]);
-        assert_eq!(
-            (
-                ledger.granted_to(7),
-                ledger.granted_by_us() + ledger.granted_by_peers()
-            ),
-            (6, 10)
-        );
+        assert_eq!((ledger.granted_to(7), ledger.granted_in_all()), (6, 10));
         let taken = (100..).take_while(|taker| ledger.hear(giver, grant(*taker, 1)));
         assert_eq!(taken.count(), GRANTS_MAX - 2);
         assert!(ledger.hear(OriginIndex(4), grant(100, 1)));

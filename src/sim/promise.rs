@@ -1,0 +1,82 @@
+//! What bounded mode promises, held against every admission: the hits that all nodes admitted for one key in one
+//! window never exceed its limit.
+//!
+//! What it does not promise is left out by these rules and no others (docs/bounded.md, §3.3):
+//!
+//! 1. A window that no node decided as bounded is not judged.
+//! 2. A window that some nodes decided as bounded and some did not is not judged where it started after a switch
+//!    away from bounded mode, of which some may hear late.
+//! 3. Nor where whoever did not decide it as bounded had started after the last switch, with another mode in its
+//!    configuration, and had not heard of the switch.
+
+use std::collections::BTreeMap;
+
+use crate::limit::{RowKey, UnixMillis};
+
+/// One admission, or a part of it: hits of one row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admission {
+    pub(super) row: RowKey,
+    pub(super) limit: u64,
+    pub(super) hits: u64,
+    /// Decided as bounded.
+    pub(super) is_bounded: bool,
+    /// By a node that started after the last switch.
+    pub(super) by_newcomer: bool,
+}
+
+/// What was admitted of one row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Judged {
+    bounded: u64,
+    free: u64,
+    is_exempt: bool,
+}
+
+/// Sums up admissions.
+#[derive(Debug, Default)]
+pub(super) struct Promise {
+    rows: BTreeMap<RowKey, Judged>,
+    /// Windows that start later may be decided by other modes.
+    away_from: Option<UnixMillis>,
+    /// Admissions judged.
+    pub(super) judged: u64,
+    /// Rows that came to exactly their limit.
+    pub(super) filled: u64,
+}
+
+impl Promise {
+    /// The cluster is switched away from bounded mode at `now`, by the clock of whom that was asked of.
+    pub(super) fn switched_away(&mut self, now: UnixMillis) {
+        self.away_from.get_or_insert(now);
+    }
+
+    /// Judges an admission.
+    pub(super) fn admitted(&mut self, admission: &Admission) -> Result<(), String> {
+        let Admission { row, limit, hits, .. } = *admission;
+        let judged = self.rows.entry(row).or_default();
+        if admission.is_bounded {
+            judged.bounded += hits;
+        } else {
+            judged.free += hits;
+            let after_switch = self.away_from.is_some_and(|from| row.window.start > from);
+            judged.is_exempt |= admission.by_newcomer || after_switch;
+        }
+        if judged.bounded == 0 || judged.is_exempt {
+            return Ok(());
+        }
+        self.judged += 1;
+        let admitted = judged.bounded + judged.free;
+        self.filled += u64::from(admitted == limit);
+        if admitted > limit {
+            return Err(format!("{admitted} of {limit} admitted of {row:?} ({judged:?})"));
+        }
+        Ok(())
+    }
+
+    /// What was admitted of `row` so far, if it is judged and nobody decided it by another mode.
+    pub(super) fn spent(&self, row: &RowKey) -> Option<u64> {
+        let judged = self.rows.get(row).copied().unwrap_or_default();
+        (judged.free == 0).then_some(judged.bounded)
+    }
+}
