@@ -204,15 +204,6 @@ impl Shares for ShareTable {
 }
 
 /// The counters own what they ask, and share it with the roster's owner.
-impl Shares for Arc<ShareTable> {
-    fn share(&self, limit: u64, key: KeyHash, window: Window) -> u64 {
-        self.as_ref().share(limit, key, window)
-    }
-
-    fn is_decided(&self, start: UnixMillis) -> bool {
-        self.as_ref().is_decided(start)
-    }
-}
 
 /// How near `candidate` is to `leaver`, for the choice of heirs. The same on every node.
 pub(super) fn affinity(leaver: &ReplicaId, candidate: &ReplicaId) -> u64 {
