@@ -6,7 +6,9 @@
 //! 1. A window that no node decided as bounded is not judged.
 //! 2. A window that some nodes decided as bounded and some did not is not judged where it started after a switch
 //!    away from bounded mode, of which some may hear late.
-//! 3. Nor where whoever did not decide it as bounded had started after the last switch, with another mode in its
+//! 3. Nor where it started no later than the switch to bounded mode was to hold: until then others decide by the
+//!    former mode.
+//! 4. Nor where whoever did not decide it as bounded had started after the last switch, with another mode in its
 //!    configuration, and had not heard of the switch.
 
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ pub(super) struct Promise {
     rows: BTreeMap<RowKey, Judged>,
     /// Windows that start later may be decided by other modes.
     away_from: Option<UnixMillis>,
+    /// Windows that start later are to be decided as bounded, by whoever has heard of it.
+    bounded_from: Option<UnixMillis>,
     /// Admissions judged.
     pub(super) judged: u64,
     /// Rows that came to exactly their limit.
@@ -51,6 +55,11 @@ impl Promise {
         self.away_from.get_or_insert(now);
     }
 
+    /// The cluster is switched to bounded mode, for windows that start after `from`.
+    pub(super) fn switched_to_bounded(&mut self, from: UnixMillis) {
+        self.bounded_from = self.bounded_from.max(Some(from));
+    }
+
     /// Judges an admission.
     pub(super) fn admitted(&mut self, admission: &Admission) -> Result<(), String> {
         let Admission { row, limit, hits, .. } = *admission;
@@ -60,7 +69,8 @@ impl Promise {
         } else {
             judged.free += hits;
             let after_switch = self.away_from.is_some_and(|from| row.window.start > from);
-            judged.is_exempt |= admission.by_newcomer || after_switch;
+            let before_switch = self.bounded_from.is_some_and(|from| row.window.start <= from);
+            judged.is_exempt |= admission.by_newcomer || after_switch || before_switch;
         }
         if judged.bounded == 0 || judged.is_exempt {
             return Ok(());

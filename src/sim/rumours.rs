@@ -128,6 +128,7 @@ impl World {
         if mode == SyncMode::Bounded {
             // Newcomers are those that start after the operator has said so.
             self.switched_at = self.now;
+            self.promise.switched_to_bounded(steward.mode().from);
         } else {
             self.promise.switched_away(now.wall);
         }
