@@ -203,8 +203,6 @@ impl Shares for ShareTable {
     }
 }
 
-/// The counters own what they ask, and share it with the roster's owner.
-
 /// How near `candidate` is to `leaver`, for the choice of heirs. The same on every node.
 pub(super) fn affinity(leaver: &ReplicaId, candidate: &ReplicaId) -> u64 {
     mix(replica_hash(leaver) ^ mix(replica_hash(candidate)))
