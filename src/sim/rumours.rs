@@ -3,28 +3,24 @@
 //!
 //! Unlike chitchat, a telling needs no answer, so that it also passes a one-way partition.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 
-use crate::bounded::{EstateRecord, RosterConfig, RosterRecord};
-use crate::limit::{RowKey, SyncMode, UnixMillis};
+use crate::bounded::RosterConfig;
+use crate::limit::RowKey;
 use crate::replica::ReplicaId;
-use crate::replication::codec::{Body, TransferKind, decode};
 
-use super::fault::Fault;
-use super::oracle::Violation;
-use super::steward::{Heard, News, Stage};
+use super::sabotage::{Sabotage, forge};
+use super::steward::{News, Stage};
 use super::world::{Event, World};
 
 /// Nodes told in one round.
 const ROUND_FANOUT: usize = 2;
 /// A node goes so long after its last word.
 const LINGER: Duration = Duration::from_millis(100);
-/// A leaver waits so long for acknowledgements and its heir.
-const LEAVES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What bounded mode adds to a world.
 #[derive(Clone, Debug)]
@@ -59,115 +55,12 @@ impl Default for BoundedWorld {
     }
 }
 
-/// A rule of bounded mode that a world breaks, to show that its judge would see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    /// A giver spends what it granted.
-    Undeducted,
-    /// Members take shares of windows that began before they were counted.
-    Undated,
-    /// Who leaves has left before the windows in progress.
-    Undeparted,
-    /// Heirs own before they hold the leaver's rows.
-    Incomplete,
-}
-
 /// Letters on their way, and what sabotage has to know.
 #[derive(Debug, Default)]
 pub(super) struct Post {
     letters: BTreeMap<u64, Arc<News>>,
     serial: u64,
-    granted: BTreeMap<(ReplicaId, RowKey, usize), u64>,
-}
-
-/// Faults of bounded mode.
-impl World {
-    /// The operator gives `node` up at another that lives. Only what has stopped may be forgotten.
-    pub(super) fn forget(&mut self, node: usize) -> bool {
-        let Some(other) = self.serving().into_iter().find(|other| *other != node) else {
-            return false;
-        };
-        let id = self.nodes[node].replica.node.clone();
-        let now = self.nodes[other].now(self.now).wall;
-        if self.nodes[node].alive {
-            return false;
-        }
-        let Some(steward) = &mut self.nodes[other].steward else {
-            return false;
-        };
-        let is_forgotten = steward.escrow.forget(&id, now).is_ok();
-        self.drain(other);
-        is_forgotten
-    }
-
-    /// The operator gives up every life that has stopped, and of which another one follows or none.
-    pub fn forget_stopped(&mut self) -> Result<(), Violation> {
-        let Some(at) = self.serving().first().copied() else {
-            return Ok(());
-        };
-        let now = self.nodes[at].now(self.now).wall;
-        let nodes: BTreeSet<_> = self.nodes.iter().map(|node| node.replica.node.clone()).collect();
-        if let Some(steward) = &mut self.nodes[at].steward {
-            for node in nodes {
-                // Those that live in their only life are refused, which is right.
-                let _ = steward.escrow.forget(&node, now);
-            }
-        }
-        self.settle(at, &[])
-    }
-
-    /// The operator switches the mode of the cluster at `node`.
-    pub(super) fn switch(&mut self, node: usize, mode: SyncMode) -> bool {
-        let now = self.nodes[node].now(self.now);
-        let at = &mut self.nodes[node];
-        let Some(steward) = at.steward.as_mut().filter(|s| s.mode().mode != mode) else {
-            return false;
-        };
-        steward.set_mode(mode, &at.limiter, now);
-        at.replication.handle_local_change(now);
-        if mode == SyncMode::Bounded {
-            // Newcomers are those that start after the operator has said so.
-            self.switched_at = self.now;
-            self.promise.switched_to_bounded(steward.mode().from);
-        } else {
-            self.promise.switched_away(now.wall);
-        }
-        if self.rng.random_bool(0.5) {
-            self.file_mode = mode;
-        }
-        self.tell_everybody(node);
-        self.look_around(node);
-        self.drain(node);
-        true
-    }
-
-    pub(super) fn leave_in_order(&mut self, node: usize) {
-        let now = self.nodes[node].now(self.now);
-        self.waits.abandon(node);
-        let at = &mut self.nodes[node];
-        let generation = at.replica.generation.0;
-        if let Some(steward) = at.steward.as_mut() {
-            steward.leave(&mut at.replication, now);
-        }
-        self.after(LEAVES_WITHIN, Event::LeaveOver { node, generation });
-        self.tell_everybody(node);
-        self.drain(node);
-    }
-
-    /// Whether another life of `node`, or a new node, would make too many that know of no active group: those
-    /// could found a second one (docs/bounded.md, §3.1).
-    pub(super) fn may_start(&self) -> bool {
-        let Some(bounded) = &self.config.bounded else {
-            return true;
-        };
-        let aware = |node: &usize| {
-            let steward = self.nodes[*node].steward.as_ref();
-            steward.is_some_and(|steward| steward.escrow.status().members.iter().any(|member| member.active))
-        };
-        let alive = self.alive();
-        let unaware = alive.iter().filter(|node| !aware(node)).count();
-        unaware + 1 < bounded.roster.min_roster || unaware == alive.len()
-    }
+    pub(super) granted: BTreeMap<(ReplicaId, RowKey, usize), u64>,
 }
 
 /// Membership.
@@ -336,92 +229,6 @@ impl World {
             steward.depart();
             self.tell_everybody(node);
             self.after(LINGER, Event::Departed { node, generation });
-        }
-    }
-
-    pub(super) fn sabotage(&self) -> Option<Sabotage> {
-        self.config.bounded.as_ref().and_then(|bounded| bounded.sabotage)
-    }
-
-    /// A giver that takes back what it grants.
-    pub(super) fn undeduct(&mut self, node: usize, frame: &[u8], to: usize) {
-        let Ok(Body::Transfers(transfers)) = decode(frame).map(|frame| frame.body) else {
-            return;
-        };
-        for transfer in transfers {
-            let TransferKind::Answer(answer) = transfer.kind else {
-                continue;
-            };
-            let me = self.nodes[node].replica.clone();
-            let known = self.post.granted.entry((me, transfer.key, to)).or_default();
-            let more = answer.granted.saturating_sub(*known);
-            *known += more;
-            let counters = self.nodes[node].limiter.counters();
-            if let Some(row) = counters.find(&transfer.key)
-                && let Some(view) = counters.view(row)
-            {
-                counters.raise_allowance(row, view.allowance + more);
-            }
-        }
-    }
-}
-
-/// What a saboteur makes of a record.
-fn forge(heard: &mut Heard, sabotage: Sabotage) {
-    let forged_roster = |change: fn(&mut RosterRecord), record: &RosterRecord| {
-        let mut record = record.clone();
-        change(&mut record);
-        Arc::new(record)
-    };
-    let attributes = &mut heard.attributes;
-    match sabotage {
-        Sabotage::Undeducted => {}
-        Sabotage::Undated => {
-            let undate = |record: &mut RosterRecord| {
-                record.members.values_mut().for_each(|from| *from = UnixMillis(0));
-            };
-            attributes.roster = attributes
-                .roster
-                .as_deref()
-                .map(|record| forged_roster(undate, record));
-        }
-        Sabotage::Undeparted => {
-            let undepart = |record: &mut RosterRecord| {
-                record
-                    .departed
-                    .values_mut()
-                    .for_each(|until| *until = UnixMillis(0));
-                record.leaving_at = record.leaving_at.map(|_| UnixMillis(0));
-            };
-            attributes.roster = attributes
-                .roster
-                .as_deref()
-                .map(|record| forged_roster(undepart, record));
-        }
-        Sabotage::Incomplete => {
-            attributes.estate = attributes.estate.as_deref().map(|record| {
-                let mut record: EstateRecord = record.clone();
-                let bequests = record.will.iter_mut().flat_map(|will| &mut will.estate);
-                bequests.for_each(|bequest| bequest.final_version = 0);
-                Arc::new(record)
-            });
-        }
-    }
-}
-
-/// What a fault of bounded mode needs.
-impl World {
-    pub(super) fn inject_bounded(&mut self, fault: &Fault) {
-        match fault {
-            Fault::Forget { node } if *node < self.nodes.len() => {
-                self.faults.forgets += u64::from(self.forget(*node));
-            }
-            Fault::Switch { mode } => {
-                if let Some(node) = self.serving().first().copied() {
-                    self.faults.switches += u64::from(self.switch(node, *mode));
-                }
-            }
-            _ => {}
         }
     }
 }

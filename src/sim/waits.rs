@@ -10,8 +10,6 @@ use smallvec::SmallVec;
 
 use crate::limit::{Charge, Decision, Outcome, RowKey, Waiting, Woken};
 
-use crate::replication::codec::{Body, decode};
-
 use super::oracle::Violation;
 use super::promise::Admission;
 use super::world::{Event, World};
@@ -336,74 +334,5 @@ impl World {
         };
         let judged = self.promise.admitted(&admission);
         judged.map_err(|what| self.violation(format!("n{node}: {what}")))
-    }
-
-    /// A bounded row consumed what it admitted and granted, no more and no less: nothing leaks, whatever was
-    /// reserved and given back.
-    fn check_consumed(&self, node: usize, row: &RowKey) -> Result<(), Violation> {
-        let at = &self.nodes[node];
-        let counters = at.limiter.counters();
-        let found = counters
-            .find(row)
-            .and_then(|found| Some((found, counters.view(found)?)));
-        let Some((found, view)) = found.filter(|(_, view)| view.bounded) else {
-            return Ok(());
-        };
-        let admitted = self.oracle.admitted_by(row, &at.replica);
-        let granted = at.replication.granted(found);
-        if view.own != admitted + granted && self.sabotage().is_none() {
-            return Err(self.violation(format!(
-                "n{node} admitted {admitted} and granted {granted} of {row:?}, and consumed {}",
-                view.own
-            )));
-        }
-        Ok(())
-    }
-
-    /// All that may yet be admitted of a row, with what was, is within the limit.
-    fn check_rights(&self, row: &RowKey, limit: u64) -> Result<(), Violation> {
-        let Some(spent) = self.promise.spent(row) else {
-            return Ok(());
-        };
-        let spenders = self
-            .serving()
-            .into_iter()
-            .filter(|node| !self.is_over(*node, row));
-        let left: Vec<(usize, u64)> = spenders.map(|node| (node, self.rights_left(node, row))).collect();
-        let most = left.iter().map(|(_, left)| left).sum::<u64>() + spent;
-        if most > limit {
-            return Err(self.violation(format!(
-                "{spent} of {limit} admitted of {row:?}, and there are rights left: {left:?}"
-            )));
-        }
-        Ok(())
-    }
-
-    /// The rows of which a frame that `node` took in spoke of rights.
-    pub(super) fn check_transferred(&self, node: usize, frame: &[u8]) -> Result<(), Violation> {
-        let Ok(Body::Transfers(transfers)) = decode(frame).map(|frame| frame.body) else {
-            return Ok(());
-        };
-        for transfer in transfers {
-            let counters = self.nodes[node].limiter.counters();
-            let view = counters
-                .find(&transfer.key)
-                .and_then(|found| counters.view(found));
-            if let Some(limit) = view.and_then(|view| view.limit) {
-                self.check_consumed(node, &transfer.key)?;
-                self.check_rights(&transfer.key, limit)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn is_over(&self, node: usize, row: &RowKey) -> bool {
-        row.window.end <= self.nodes[node].now(self.now).wall
-    }
-
-    fn rights_left(&self, node: usize, row: &RowKey) -> u64 {
-        let counters = self.nodes[node].limiter.counters();
-        let view = counters.find(row).and_then(|found| counters.view(found));
-        view.filter(|view| view.bounded).map_or(0, |view| view.rights())
     }
 }

@@ -18,7 +18,8 @@ use super::network::{Link, Network};
 use super::node::{Clock, EPOCH, Node, NodeConfig, address, index_of};
 use super::oracle::{Oracle, Violation};
 use super::promise::Promise;
-use super::rumours::{BoundedWorld, Post, Sabotage};
+use super::rumours::{BoundedWorld, Post};
+use super::sabotage::Sabotage;
 use super::waits::Waits;
 use super::watch::Watch;
 
