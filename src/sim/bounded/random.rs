@@ -120,7 +120,14 @@ fn random_windows(rng: &mut SmallRng) -> Vec<WindowLimit> {
         1 => rng.random_range(100..=300_u64),
         _ => rng.random_range(5..=60),
     };
-    let seconds = [1, 1, 1, 2, 2, 3, 5, 10][rng.random_range(0..8)];
+    // A schedule takes as long as its windows do: long ones are few.
+    let seconds = match rng.random_range(0..32) {
+        0..12 => 1,
+        12..22 => 2,
+        22..28 => 3,
+        28..31 => 5,
+        _ => 10,
+    };
     let mut texts = vec![format!("{limit}/{seconds}s")];
     if rng.random_bool(0.25) && seconds < 5 {
         let longer = seconds * rng.random_range(2..=3);
