@@ -258,6 +258,7 @@ impl Replication {
             .filter_map(|(_, origin)| origin.address)
             .collect();
         self.push_to = self.nearest_peers(self.config.push_fanout);
+        self.doubt(&fresh);
         self.greet(fresh, now);
         let crowd = u32::try_from(self.peers.len() / self.config.push_fanout.max(1)).unwrap_or(u32::MAX);
         self.bursts.set_interval(self.config.coalesce * crowd.max(1));

@@ -100,18 +100,19 @@ impl Replication {
         if left <= bounded.waiting.largest(row) {
             return;
         }
-        let told = ledger.take_told_empty();
-        let told: SmallVec<[(u64, u64); 2]> = told
-            .into_iter()
-            .map(|asker| (asker, ledger.rights.granted_to(asker)))
-            .collect();
-        for (asker, granted) in told {
+        let live = |asker| {
             let mut live = self.origins.live();
-            if let Some((peer, _)) = live.find(|(_, origin)| origin.hash == asker) {
-                let empty = false;
-                let kind = TransferKind::Answer(Answer { granted, empty });
-                self.transfers.tell(peer, view.key, kind);
-            }
+            live.find(|(_, origin)| origin.hash == asker)
+        };
+        let told = ledger.take_told_empty(|asker| live(asker).is_some());
+        let told: SmallVec<[(OriginIndex, u64); 2]> = told
+            .into_iter()
+            .filter_map(|asker| Some((live(asker)?.0, ledger.rights.granted_to(asker))))
+            .collect();
+        for (peer, granted) in told {
+            let empty = false;
+            let kind = TransferKind::Answer(Answer { granted, empty });
+            self.transfers.tell(peer, view.key, kind);
         }
     }
 }
