@@ -109,7 +109,7 @@ impl Steward {
         if self.escrow.awaits_release()
             && let Some(version) = replication.released_version()
         {
-            self.escrow.handle_released(version);
+            self.escrow.handle_released(version, replication);
         }
         if self.escrow.is_due(now.wall) {
             let outcome = self.escrow.advance(now.wall, replication);

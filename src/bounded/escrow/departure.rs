@@ -4,7 +4,7 @@ use crate::limit::UnixMillis;
 use crate::replica::ReplicaId;
 
 use super::super::will::{EstateError, heir};
-use super::{Escrow, Sight};
+use super::{Escrow, Logs, Sight};
 
 /// How far this node has come in leaving.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Escrow {
 
     /// Everything that this node ever consumed in bounded rows is in its log up to `version`, and it grants
     /// nothing any more: the will may be written.
-    pub fn handle_released(&mut self, version: u64) {
+    pub fn handle_released(&mut self, version: u64, logs: &impl Logs) {
         if self.departure != Departure::Marked {
             return;
         }
@@ -45,7 +45,14 @@ impl Escrow {
             return;
         };
         let taken: Vec<_> = self.roster.decided().cloned().collect();
-        self.departure = match self.estate.bequeath(&heir, version, &taken) {
+        // What rows are not held of any more must not be inherited: they would seem to be unspent.
+        let open = |start: UnixMillis| {
+            let windows = self.periods.iter().map(|period| period.window_at(start));
+            let mut of_start = windows.filter(|window| window.start == start);
+            of_start.any(|window| window.end.plus(self.grace) > self.clock)
+        };
+        let has_rows = |replica: &ReplicaId| logs.has_rows(replica);
+        self.departure = match self.estate.bequeath(&heir, version, &taken, open, has_rows) {
             Ok(()) => Departure::Bequeathed(heir),
             // Too large to publish: what it would have saved is lost.
             Err(_) => Departure::Settled,
@@ -69,11 +76,12 @@ impl Escrow {
     }
 
     /// Looks whether the heir has executed the will, and names another where it never can.
-    pub(super) fn go_on_leaving(&mut self) {
+    pub(super) fn go_on_leaving(&mut self, logs: &impl Logs) {
         let Departure::Bequeathed(heir) = &self.departure else {
             return;
         };
         let heir = heir.clone();
+        self.estate.ease(|replica| logs.has_rows(replica));
         let record = self.sight(&heir).and_then(|sight| sight.estate.clone());
         let Some(record) = record else {
             return;
