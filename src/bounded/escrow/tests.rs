@@ -404,6 +404,34 @@ fn an_heir_that_leaves_is_replaced_and_one_that_is_silent_is_not() {
     assert!(gossip_only.escrow.is_settled(), "as without bounded rules");
 }
 
+#[test]
+fn a_leaver_waits_a_moment_for_an_heir_that_nobody_has_called_alive_yet() {
+    for comes in [true, false] {
+        let mut nodes = at_twenty();
+        (nodes[1].live, nodes[2].live) = (false, false);
+        let sights: Vec<Sight> = nodes.iter().map(Node::sight).collect();
+        let leaver = &mut nodes[0].escrow;
+        leaver.handle_members(sights.clone(), UnixMillis(21_000));
+        leaver.leave(UnixMillis(21_000));
+        leaver.handle_released(5, &ALL_HELD);
+        assert!(leaver.awaits_release());
+        if comes {
+            nodes[1].live = true;
+            let sights: Vec<Sight> = nodes.iter().map(Node::sight).collect();
+            let heir = nodes[1].escrow.me.clone();
+            let leaver = &mut nodes[0].escrow;
+            leaver.handle_members(sights, UnixMillis(22_999));
+            leaver.handle_released(5, &ALL_HELD);
+            let will = leaver.estate.record().will.as_ref().unwrap();
+            assert_eq!(will.heir, heir);
+        } else {
+            leaver.handle_members(sights, UnixMillis(23_000));
+            leaver.handle_released(5, &ALL_HELD);
+            assert!(leaver.is_settled(), "the dead inherit nothing");
+        }
+    }
+}
+
 /// An update of every node within one window: in the end nobody is left who took a share of it.
 #[test]
 fn the_limit_of_a_window_outlives_everybody_who_took_a_share_of_it() {
