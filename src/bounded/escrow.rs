@@ -36,6 +36,8 @@ pub use status::{EscrowReading, EscrowStatus, PeriodStatus, WillStatus};
 const RETRY: Duration = Duration::from_millis(100);
 /// How often a will is looked at while rows of the leaver are still on their way.
 const WILL_RETRY: Duration = Duration::from_millis(5);
+/// How much longer than S rows outlive their windows, for what is late on the way.
+const GRACE_MARGIN: Duration = Duration::from_secs(1);
 /// How often everything else that only time changes is looked at: members to forget.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -123,8 +125,16 @@ pub struct Escrow {
     will_pending: bool,
 }
 
+/// How long rows have to outlive their windows where two clocks may differ by `skew`, and at least `grace`. As long
+/// as any heir may spend in a window by its own clock, whoever left must still be able to say what it had consumed.
+#[must_use]
+pub fn grace(grace: Duration, skew: Duration) -> Duration {
+    grace.max(skew.saturating_add(GRACE_MARGIN))
+}
+
 impl Escrow {
-    /// The escrow of `me`, which announces `mode` at first. What it decides appears in `shares`.
+    /// The escrow of `me`, which announces `mode` at first. Rows outlive their windows by `grace`, as [`grace`] has
+    /// it. What it decides appears in `shares`.
     #[must_use]
     pub fn new(
         me: ReplicaId,
@@ -227,7 +237,7 @@ impl Escrow {
             self.shares.replace(held.cloned());
         }
         self.note_heirs(&mut outcome);
-        self.go_on_leaving();
+        self.go_on_leaving(logs);
         outcome
     }
 
@@ -331,7 +341,8 @@ impl Escrow {
         }
         self.next_turn = next;
         self.roster.retain(&open, self.clock);
-        self.estate.retain(&open, |replica| logs.has_rows(replica));
+        self.estate
+            .retain(&open, self.clock, |replica| logs.has_rows(replica));
         let sights = &self.sights;
         self.estate
             .forget_executed(|leaver| sights.iter().any(|sight| sight.replica == *leaver));

@@ -11,7 +11,7 @@ use rand::{RngCore, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
-use crate::bounded::RosterConfig;
+use crate::bounded::{self, RosterConfig};
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::replica::ReplicaId;
@@ -229,12 +229,15 @@ impl GossipThread {
 
 fn replication_config(config: &Config) -> ReplicationConfig {
     let overhead = Envelope::OVERHEAD_BYTES + fragment::FRAME_HEADER.len();
+    let default = ReplicationConfig::default();
     ReplicationConfig {
         tick: config.sync.tick,
         frame_bytes_max: config.sync.datagram_bytes.saturating_sub(overhead),
         significance: config.sync.significance,
         min_replicas: config.sync.min_replicas,
         max_clock_skew: config.sync.max_clock_skew,
-        ..ReplicationConfig::default()
+        // Whatever the mode is now: it may change while rows are held.
+        grace: bounded::grace(default.grace, config.bounded.skew),
+        ..default
     }
 }
