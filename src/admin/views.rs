@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::limit::{SyncMode, UnixMillis};
@@ -214,11 +213,8 @@ pub struct ErrorView {
     pub message: String,
 }
 
-/// An instant as RFC 3339; one that jiff cannot name (after the year 9999) as milliseconds.
+/// An instant as RFC 3339.
 #[must_use]
 pub fn rfc3339(at: UnixMillis) -> String {
-    let timestamp = i64::try_from(at.0)
-        .ok()
-        .and_then(|millis| Timestamp::from_millisecond(millis).ok());
-    timestamp.map_or_else(|| at.0.to_string(), |timestamp| timestamp.to_string())
+    at.to_string()
 }

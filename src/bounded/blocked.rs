@@ -53,6 +53,12 @@ pub enum Blocked {
         /// The configured minimum.
         needed: usize,
     },
+    /// This replica may found alone, and still listens whether anybody is there.
+    #[error("nobody was heard yet: without peers this node takes its share at {until}")]
+    Listening {
+        /// Boot instant plus the time to listen.
+        until: UnixMillis,
+    },
     /// A member decides the window by another mode, or does not say by which: it may admit without rights.
     #[error("member {member} {}", mode_text(.mode))]
     OtherMode {

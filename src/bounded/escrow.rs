@@ -203,7 +203,12 @@ impl Escrow {
         } else {
             self.looked_at.plus(patience)
         };
-        self.involved.then(|| look.min(self.next_turn))
+        let listened = self.blocked.values().filter_map(|blocked| match blocked {
+            Blocked::Listening { until } => Some(*until),
+            _ => None,
+        });
+        let due = listened.fold(look.min(self.next_turn), UnixMillis::min);
+        self.involved.then_some(due)
     }
 
     /// Takes the shares that may be taken, executes the wills that may be executed, and goes on leaving.

@@ -94,7 +94,8 @@ pub struct RunArgs {
     )]
     pub advertise: Option<String>,
 
-    /// Gossip address of a node to join through; repeat for several, one that answers is enough
+    /// Gossip address of a node to join through; repeat for several, one that answers is enough. Name all
+    /// nodes on every node, its own address may be among them
     /// [default: none].
     #[arg(
         long = "seed",

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::bounded::{
     Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, RosterConfig, ShareTable,
 };
-use crate::config::BoundedConfig;
+use crate::config::Config;
 use crate::limit::{KeyHash, Limiter, Now, Shares, UnixMillis, Window};
 use crate::replica::{NodeId, ReplicaId};
 use crate::replication::Replication;
@@ -183,10 +183,13 @@ fn tell(replication: &mut Replication, outcome: &Outcome) {
 }
 
 /// What the configuration says about the roster.
-pub(super) fn roster_config(config: &BoundedConfig) -> RosterConfig {
+pub(super) fn roster_config(config: &Config) -> RosterConfig {
+    let listen = config.cluster.join_grace;
+    let config = &config.bounded;
     RosterConfig {
         skew: config.skew,
         min_roster: usize::try_from(config.min_roster).unwrap_or(usize::MAX),
+        listen,
         strict_start: config.strict_start,
         retire_on_restart: config.retire_on_restart,
         forget_after: config.forget_after,

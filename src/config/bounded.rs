@@ -89,6 +89,13 @@ fn too_long(window: WindowLimit) -> String {
 }
 
 impl Config {
+    /// Whether some rule is bounded from the start.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let mut rules = self.limits.rules.iter();
+        rules.any(|rule| rule.mode.unwrap_or(self.sync.mode) == SyncMode::Bounded)
+    }
+
     /// Why the mode of the cluster cannot become `mode` while this configuration holds: the same as what a check
     /// of it would say, in a sentence. `None` where nothing stands against it.
     #[must_use]

@@ -34,6 +34,7 @@ fn config(min_roster: usize) -> RosterConfig {
     RosterConfig {
         skew: Duration::from_millis(SKEW),
         min_roster,
+        listen: Duration::ZERO,
         strict_start: false,
         retire_on_restart: true,
         forget_after: None,
