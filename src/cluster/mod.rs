@@ -19,6 +19,7 @@ mod keys;
 mod members;
 mod membership;
 mod mode;
+mod notices;
 mod records;
 pub mod seal;
 mod status;

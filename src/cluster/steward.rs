@@ -19,6 +19,7 @@ use super::attributes;
 use super::members::View;
 use super::membership::MembershipCommand;
 use super::mode::ModeVersion;
+use super::notices::{Notice, Notices};
 
 /// How often the rules are asked for their bounded periods. A switch to bounded mode is announced seconds
 /// ahead.
@@ -34,6 +35,7 @@ pub(super) struct Steward {
     /// The versions of the roster and the estate record that membership has.
     published: [u64; 2],
     rules_due: Duration,
+    notices: Notices,
 }
 
 /// The shares as the counters ask for them.
@@ -81,6 +83,7 @@ impl Steward {
             membership,
             published: [0; 2],
             rules_due: Duration::ZERO,
+            notices: Notices::default(),
         }
     }
 
@@ -105,6 +108,8 @@ impl Steward {
             let periods = self.limiter.bounded_periods(now.wall);
             let applied = (*self.mode.borrow()).into();
             self.escrow.handle_rules(periods, applied, now.wall);
+            let notices = self.notices.update(&self.escrow.status());
+            notices.iter().for_each(Notice::log);
         }
         if self.escrow.awaits_release()
             && let Some(version) = replication.released_version()

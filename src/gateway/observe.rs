@@ -211,6 +211,7 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
             .collect(),
         duration: histogram(proxy.wait_time, proxy.wait_micros),
         denied_short: proxy.denied_short,
+        denied_without_share: proxy.denied_without_share,
     };
 }
 
