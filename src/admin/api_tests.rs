@@ -133,6 +133,7 @@ impl Node for FakeNode {
             "b" => Ok(ForgetView {
                 forgotten: vec!["b/7".to_owned()],
             }),
+            "x" => Err(Refused::NotFound("no such node".to_owned())),
             "stopped" => Err(Refused::Unavailable("it is stopping".to_owned())),
             _ => Err(Refused::Conflict("this node is alive".to_owned())),
         }
@@ -337,6 +338,7 @@ fn the_roster_is_shown_and_a_node_forgotten_only_by_a_request_that_names_it() {
     );
     for (body, status, part) in [
         ("{\"node\":\"a\"}", 409, "alive"),
+        ("{\"node\":\"x\"}", 404, "no such node"),
         ("{\"node\":\"stopped\"}", 503, "stopping"),
         ("{\"node\":\"no such name!\"}", 400, "node id"),
         ("{\"nodes\":\"b\"}", 400, "expected"),

@@ -79,6 +79,8 @@ pub trait Node: Send + Sync + 'static {
 /// Why the node did not do what an operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
+    /// There is nothing by that name, and what is missing.
+    NotFound(String),
     /// As things stand it would be wrong, and why.
     Conflict(String),
     /// It cannot, and why.
