@@ -102,19 +102,28 @@ pub struct LimitView {
     pub window_end: String,
     /// Most hits in the window.
     pub limit: Option<u64>,
-    /// Hits admitted by this node; in bounded mode with the rights that it gave away.
+    /// Hits admitted by this node.
     pub own: u64,
     /// Hits admitted by the others, as far as known here.
     pub peers: u64,
     /// Both together.
     pub total: u64,
-    /// What is left of the limit.
+    /// What is left of the limit, as clients are told. In bounded mode none, too, once no live node has rights.
     pub remaining: Option<u64>,
     /// In bounded mode: what this node may still admit without asking anybody.
     #[serde(default)]
     pub rights: Option<u64>,
-    /// Hits by `node/generation`.
-    pub replicas: BTreeMap<String, u64>,
+    /// By `node/generation`.
+    pub replicas: BTreeMap<String, ReplicaView>,
+}
+
+/// What one replica did with a key in one window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// Hits that it admitted.
+    pub admitted: u64,
+    /// In bounded mode: rights that it granted to others.
+    pub granted: u64,
 }
 
 /// The answer to `PUT /v1/mode`.

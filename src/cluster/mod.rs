@@ -47,7 +47,7 @@ use thread::GossipThread;
 use transport::BoundSocket;
 
 pub use counters::TransportStats;
-pub use driver::RowCounts;
+pub use driver::{RowCount, RowCounts};
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
 pub use members::{Attributes, Member, Presence};

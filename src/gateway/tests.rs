@@ -162,7 +162,7 @@ fn two_gateways_keep_one_limit_and_show_how_it_was_used() {
         let by_node: Vec<_> = limit
             .replicas
             .iter()
-            .map(|(id, count)| (id.split('/').next(), *count))
+            .map(|(id, count)| (id.split('/').next(), count.admitted))
             .collect();
         assert_eq!(by_node, [(Some("a"), 3), (Some("b"), 2)]);
 
