@@ -84,6 +84,9 @@ pub enum ForgetError {
     /// Nobody by that name is counted.
     #[error("no such node is counted, or it has departed")]
     Unknown,
+    /// Nobody is counted at all.
+    #[error("no rule is bounded here, so nobody is counted and there is nobody to forget")]
+    NotBounded,
     /// Membership calls it alive: to forget it would let it spend what others take for gone.
     #[error("this node is alive: stop it first, and wait until `weir roster` shows it as dead")]
     Alive,
@@ -213,7 +216,12 @@ impl Escrow {
         } else {
             self.looked_at.plus(patience)
         };
-        self.involved.then(|| look.min(self.next_turn))
+        let listened = self.blocked.values().filter_map(|blocked| match blocked {
+            Blocked::Listening { until } => Some(*until),
+            _ => None,
+        });
+        let due = listened.fold(look.min(self.next_turn), UnixMillis::min);
+        self.involved.then_some(due)
     }
 
     /// Takes the shares that may be taken, executes the wills that may be executed, and goes on leaving.
@@ -260,6 +268,9 @@ impl Escrow {
     /// Who is not counted, or is alive in its only life, cannot be forgotten; nothing changed.
     pub fn forget(&mut self, node: &NodeId, now: UnixMillis) -> Result<Vec<ReplicaId>, ForgetError> {
         self.clock = now.max(self.clock);
+        if !self.involved {
+            return Err(ForgetError::NotBounded);
+        }
         if *node == self.me.node
             && self
                 .roster
@@ -396,12 +407,14 @@ impl Escrow {
             .into_iter()
             .map(|member| (member, announced(member)))
             .find(|(_, mode)| *mode != Some(SyncMode::Bounded));
-        other.map_or(Ok(()), |(member, mode)| {
-            Err(Blocked::OtherMode {
+        match other {
+            None => Ok(()),
+            Some((member, former)) if *member == self.me => Err(Blocked::Switched { former }),
+            Some((member, mode)) => Err(Blocked::OtherMode {
                 member: member.clone(),
                 mode,
-            })
-        })
+            }),
+        }
     }
 
     fn execute_wills(&mut self, logs: &impl Logs, outcome: &mut Outcome) {

@@ -198,7 +198,7 @@ async fn a_joiner_is_ready_only_when_it_knows_what_was_counted() {
     };
     let counts: Vec<_> = rows[0]
         .iter()
-        .map(|(id, count)| (id.node.to_string(), *count))
+        .map(|count| (count.replica.node.to_string(), count.admitted))
         .collect();
     assert!(counts.contains(&("a".to_owned(), 5)), "{counts:?}");
 }

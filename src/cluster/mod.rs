@@ -19,6 +19,7 @@ mod keys;
 mod members;
 mod membership;
 mod mode;
+mod notices;
 mod records;
 pub mod seal;
 mod status;
@@ -46,7 +47,7 @@ use thread::GossipThread;
 use transport::BoundSocket;
 
 pub use counters::TransportStats;
-pub use driver::RowCounts;
+pub use driver::{RowCount, RowCounts};
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
 pub use members::{Attributes, Member, Presence};

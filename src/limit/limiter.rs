@@ -103,6 +103,9 @@ pub struct Decision {
     /// peers may have rights to give. Empty when it was admitted, and when no rights would help it. See
     /// [`Limiter::want`].
     pub short: SmallVec<[Short; 1]>,
+    /// Whether the window that denied it is in bounded mode, this replica has no share of it, and no other mode
+    /// stands in ([`WithoutShare`]).
+    pub without_share: bool,
 }
 
 /// Decides requests against the rules, and counts what it admits.
@@ -194,6 +197,7 @@ impl Limiter {
             due: Due::No,
             created: false,
             short: SmallVec::new(),
+            without_share: false,
         };
         self.decide(charges, now, &mut decision);
         decision
@@ -293,7 +297,7 @@ impl Limiter {
             .filter(|_| !self.counters.is_decided(window.start))
     }
 
-    fn fallback_mode(&self) -> Option<SyncMode> {
+    pub(super) fn fallback_mode(&self) -> Option<SyncMode> {
         WITHOUT_SHARE[usize::from(self.without_share.load(Relaxed))].fallback()
     }
 
@@ -471,6 +475,7 @@ impl Limiter {
             due,
             created,
             short: SmallVec::new(),
+            without_share: false,
         }
     }
 

@@ -474,6 +474,30 @@ impl Replication {
             .collect()
     }
 
+    /// This replica.
+    #[must_use]
+    pub fn me(&self) -> &ReplicaId {
+        &self.origins.own().id
+    }
+
+    /// What each replica is known to have granted of `row`, in bounded mode: it is in that replica's count, and
+    /// admitted by nobody before it is in another's.
+    #[must_use]
+    pub fn granted(&self, row: RowRef) -> Vec<(ReplicaId, u64)> {
+        let granted = |(index, id): (OriginIndex, &ReplicaId)| {
+            let grants = self.transfers.grants_of(row, index);
+            (
+                id.clone(),
+                grants.iter().map(|grant| grant.hits).fold(0, u64::saturating_add),
+            )
+        };
+        self.origins
+            .sorted()
+            .map(|(index, origin)| granted((index, &origin.id)))
+            .filter(|(_, hits)| *hits > 0)
+            .collect()
+    }
+
     /// The replicated state of `row` as the textbook G-Counter (Shapiro et al. 2011).
     #[must_use]
     pub fn g_counter(&self, row: RowRef) -> GCounter<ReplicaId> {

@@ -108,7 +108,9 @@ impl World {
             return Ok(());
         };
         let admitted = self.oracle.admitted_by(row, &at.replica);
-        let granted = at.replication.granted(found);
+        let granted = at.replication.granted(found).into_iter();
+        let granted = granted.filter(|(by, _)| *by == at.replica).map(|(_, hits)| hits);
+        let granted: u64 = granted.sum();
         if view.own != admitted + granted && self.sabotage().is_none() {
             return Err(self.violation(format!(
                 "n{node} admitted {admitted} and granted {granted} of {row:?}, and consumed {}",

@@ -34,6 +34,7 @@ fn config(min_roster: usize, skew: u64) -> RosterConfig {
     RosterConfig {
         skew: Duration::from_millis(skew),
         min_roster,
+        listen: Duration::ZERO,
         strict_start: false,
         retire_on_restart: true,
         forget_after: None,
@@ -293,11 +294,10 @@ fn a_node_that_joins_after_a_switch_takes_no_share_of_windows_it_cannot_vouch_fo
     alone.mode = announced(1, SyncMode::Bounded, 22_000);
     alone.rules(22_000, announced(1, SyncMode::Bounded, 15_000));
     gossip(std::slice::from_mut(&mut alone), 22_000);
-    let itself = Blocked::OtherMode {
-        member: alone.escrow.me.clone(),
-        mode: Some(SyncMode::Gossip),
+    let switched = Blocked::Switched {
+        former: Some(SyncMode::Gossip),
     };
-    assert_eq!(alone.blocked(20_000), Some(&itself));
+    assert_eq!(alone.blocked(20_000), Some(&switched));
     gossip(std::slice::from_mut(&mut alone), 30_000);
     assert_eq!(alone.share(30_000), LIMIT);
 }
@@ -463,13 +463,15 @@ fn a_node_that_is_gone_blocks_joiners_until_it_is_forgotten_and_a_live_one_is_no
     assert_eq!(shares(&nodes, 30_000)[3], 0);
     let missing = nodes[3].blocked(30_000).unwrap().to_string();
     assert!(
-        missing.contains("c/") && missing.contains("dead since 23000"),
+        missing.contains("c/") && missing.contains("dead since 1970-01-01T00:00:23Z"),
         "{missing}"
     );
     let forget = |node: &mut Node, name: &str| node.escrow.forget(&name.parse().unwrap(), UnixMillis(31_000));
     assert_eq!(forget(&mut nodes[0], "b"), Err(ForgetError::Alive));
     assert_eq!(forget(&mut nodes[0], "x"), Err(ForgetError::Unknown));
     assert_eq!(forget(&mut nodes[0], "a"), Err(ForgetError::Itself));
+    let mut gossiping = Node::new("e", 22_000, 2, GOSSIP);
+    assert_eq!(forget(&mut gossiping, "c"), Err(ForgetError::NotBounded));
     let gone = nodes[2].escrow.me.clone();
     assert_eq!(forget(&mut nodes[0], "c"), Ok(vec![gone]));
     assert_eq!(forget(&mut nodes[0], "c"), Err(ForgetError::Unknown));
