@@ -355,6 +355,17 @@ async fn a_switch_to_bounded_mode_holds_for_windows_that_start_after_it_was_anno
         assert!(Instant::now() < deadline, "{status:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!(a.cluster.set_mode(SyncMode::Bounded).await.unwrap(), set);
+    // Those that join later with the old mode in their files decide by the switch as it was announced, whoever
+    // tells them.
+    let first = gossip("0").joining(&a).start();
+    until("a joiner adopts the switch", || first.cluster.mode() == set).await;
+    let second = gossip("1").joining(&first).start();
+    until("another one adopts it", || second.cluster.mode() == set).await;
+    for joiner in [&first, &second] {
+        let periods = joiner.limiter.bounded_periods(set.from);
+        assert_eq!((joiner.limiter.mode(), periods.len()), (SyncMode::Bounded, 1));
+    }
 }
 
 #[tokio::test]

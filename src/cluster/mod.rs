@@ -52,7 +52,7 @@ pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
 pub use members::{Attributes, Member, Presence};
 pub(crate) use members::{MemberTable, Sighting, View};
-pub use mode::ModeVersion;
+pub use mode::{Announcement, ModeVersion, Span};
 pub use status::ClusterStatus;
 
 /// Smallest `sync.datagram_bytes`: below it, chitchat's largest message needs more than 255 fragments.

@@ -29,7 +29,7 @@ use super::keyring::Keyring;
 use super::keys;
 use super::members::{Attributes, Presence, View};
 use super::membership::{Membership, MembershipCommand, MembershipConfig, MembershipPorts};
-use super::mode::ModeVersion;
+use super::mode::{Announcement, ModeVersion};
 use super::seal::Envelope;
 use super::status::{ClusterStatus, Readiness};
 use super::steward::{self, Steward};
@@ -77,7 +77,7 @@ impl GossipThread {
         let attributes = Attributes {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_digest: config.digest(),
-            mode: Some(mode),
+            mode: Some(Announcement::of(mode)),
             admin: Some(config.admin.listen),
             listen: config.listen.clone(),
             frame_version: Some(config.sync.frame_version),

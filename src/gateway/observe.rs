@@ -178,7 +178,7 @@ impl Observed {
             config_digest: digest.cloned(),
             config_matches: digest.is_none_or(|digest| *digest == self.config.digest()),
             version: Some(told.version.clone()).filter(|version| !version.is_empty()),
-            mode: told.mode.map(|told| told.mode),
+            mode: told.mode.map(|told| told.set.mode),
         }
     }
 }
