@@ -512,6 +512,10 @@ impl Town {
 
     fn boot(&mut self, name: Option<String>) {
         let ahead = self.rng.random_range(0..self.skew);
+        self.boot_ahead(ahead, name);
+    }
+
+    fn boot_ahead(&mut self, ahead: u64, name: Option<String>) {
         let name = name.unwrap_or_else(|| {
             self.named += 1;
             format!("n{}", self.named)
@@ -755,4 +759,33 @@ fn never_more_than_the_limit_is_dealt_out_or_admitted_whatever_is_heard_and_whoe
             "{executed} {full} {spent}"
         );
     }
+}
+
+#[test]
+fn what_a_leaver_spent_is_known_as_long_as_an_heir_may_spend_in_the_window_by_its_slower_clock() {
+    let mut town = Town::start(1, 6_000);
+    town.nodes.clear();
+    for ahead in [5_900, 0, 0] {
+        town.boot_ahead(ahead, None);
+    }
+    let start = 120_000;
+    for now in [100_000, start - 5_900, start] {
+        town.now = now;
+        town.settle();
+    }
+    assert_eq!(total(&town.nodes, start), LIMIT);
+    town.now = start + 2_000;
+    (0..200).for_each(|_| town.spend(0));
+    assert_eq!(town.admitted[&start], LIMIT / 3);
+    // By its clock the window has been over for a second; the heir hears of it later, when it is still open there.
+    town.now = start + PERIOD_MS - 4_900;
+    town.nodes[0].escrow.leave(UnixMillis(town.now + 5_900));
+    town.turn(0);
+    town.now += 1_500;
+    town.settle();
+    assert!(!town.nodes[0].live, "its will is executed");
+    for node in [1, 2] {
+        (0..200).for_each(|_| town.spend(node));
+    }
+    assert_eq!(town.admitted[&start], LIMIT);
 }
