@@ -168,6 +168,7 @@ impl Api {
         };
         match self.node.set_mode(mode).await {
             Ok(set) => json(StatusCode::OK, &set),
+            Err(Refused::NotFound(message)) => refuse(StatusCode::NOT_FOUND, message),
             Err(Refused::Conflict(message)) => refuse(StatusCode::CONFLICT, message),
             Err(Refused::Unavailable(message)) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
         }
@@ -204,6 +205,7 @@ impl Api {
         };
         match self.node.forget(node).await {
             Ok(forgotten) => json(StatusCode::OK, &forgotten),
+            Err(Refused::NotFound(message)) => refuse(StatusCode::NOT_FOUND, message),
             Err(Refused::Conflict(message)) => refuse(StatusCode::CONFLICT, message),
             Err(Refused::Unavailable(message)) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
         }

@@ -7,6 +7,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::views::{
     ForgetView, LimitsView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView,
 };
+use crate::cluster::{RowCount, RowCounts};
 use crate::limit::significance::Significance;
 use crate::limit::{Charge, Hits, KeyHash, Limiter, RowRef, Rule, UnixMillis};
 use crate::replica::{Generation, ReplicaId};
@@ -97,15 +98,18 @@ impl Node for FakeNode {
         Metrics::default()
     }
 
-    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>> {
+    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<RowCounts> {
         let replica = ReplicaId {
             node: "a".parse().unwrap(),
             generation: Generation(7),
         };
-        let own = |row| self.limiter.counters().view(row).unwrap().own;
-        rows.into_iter()
-            .map(|row| vec![(replica.clone(), own(row))])
-            .collect()
+        let own = |row| RowCount {
+            replica: replica.clone(),
+            is_own: true,
+            admitted: self.limiter.counters().view(row).unwrap().own,
+            granted: 0,
+        };
+        rows.into_iter().map(|row| vec![own(row)]).collect()
     }
 
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, Refused> {
@@ -133,6 +137,7 @@ impl Node for FakeNode {
             "b" => Ok(ForgetView {
                 forgotten: vec!["b/7".to_owned()],
             }),
+            "x" => Err(Refused::NotFound("no such node".to_owned())),
             "stopped" => Err(Refused::Unavailable("it is stopping".to_owned())),
             _ => Err(Refused::Conflict("this node is alive".to_owned())),
         }
@@ -297,7 +302,7 @@ fn limits_show_the_most_used_keys_first_with_their_counts_by_replica() {
         (&minute.window_start[..], &minute.window_end[..]),
         ("2023-11-14T22:13:00Z", "2023-11-14T22:14:00Z")
     );
-    assert_eq!(minute.replicas.get("a/7"), Some(&4));
+    assert_eq!(minute.replicas["a/7"].admitted, 4);
 }
 
 #[test]
@@ -337,6 +342,7 @@ fn the_roster_is_shown_and_a_node_forgotten_only_by_a_request_that_names_it() {
     );
     for (body, status, part) in [
         ("{\"node\":\"a\"}", 409, "alive"),
+        ("{\"node\":\"x\"}", 404, "no such node"),
         ("{\"node\":\"stopped\"}", 503, "stopping"),
         ("{\"node\":\"no such name!\"}", 400, "node id"),
         ("{\"nodes\":\"b\"}", 400, "expected"),

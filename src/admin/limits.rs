@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use crate::cluster::{RowCount, RowCounts};
 use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, UnixMillis};
-use crate::replica::ReplicaId;
 
 use super::Node;
-use super::views::{LimitView, LimitsView, rfc3339};
+use super::views::{LimitView, LimitsView, ReplicaView, rfc3339};
 
 /// The `shown` most used counters of windows that have not ended.
 pub(super) async fn most_used(node: &dyn Node, shown: usize) -> LimitsView {
@@ -76,9 +76,9 @@ fn limit_view(
     row: &RowView,
     rule: Option<(&Rule, Period)>,
     name: Option<String>,
-    counts: Vec<(ReplicaId, u64)>,
+    counts: RowCounts,
 ) -> LimitView {
-    let total = total(row);
+    let (own, peers) = admitted(row, &counts);
     LimitView {
         rule: rule.map(|(rule, _)| rule.name.clone()),
         by: rule.map(|(rule, _)| rule.count_by.to_string()),
@@ -88,14 +88,34 @@ fn limit_view(
         window_start: rfc3339(row.key.window.start),
         window_end: rfc3339(row.key.window.end),
         limit: row.limit,
-        own: row.own,
-        peers: row.peers,
-        total,
-        remaining: row.limit.map(|limit| limit.saturating_sub(total)),
+        own,
+        peers,
+        total: own.saturating_add(peers),
+        remaining: row.limit.map(|limit| limit.saturating_sub(total(row))),
         rights: row.bounded.then(|| row.rights()),
         replicas: counts
             .into_iter()
-            .map(|(replica, count)| (replica.to_string(), count))
+            .map(|count| (count.replica.to_string(), replica_view(&count)))
             .collect(),
     }
+}
+
+fn replica_view(count: &RowCount) -> ReplicaView {
+    ReplicaView {
+        admitted: count.admitted,
+        granted: count.granted,
+    }
+}
+
+/// What this node and the others admitted. In bounded mode the row itself says what is not to be had: its own count
+/// has what was granted, and its peers' what no live node has.
+fn admitted(row: &RowView, counts: &[RowCount]) -> (u64, u64) {
+    if !row.bounded || counts.is_empty() {
+        return (row.own, row.peers);
+    }
+    let sum = |own| {
+        let counts = counts.iter().filter(|count| count.is_own == own);
+        counts.map(|count| count.admitted).fold(0, u64::saturating_add)
+    };
+    (sum(true), sum(false))
 }

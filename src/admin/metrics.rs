@@ -100,6 +100,8 @@ pub struct WaitReading {
     pub duration: HistogramReading,
     /// Requests denied that lacked nothing but rights.
     pub denied_short: u64,
+    /// Requests denied in windows of which the node had no share.
+    pub denied_without_share: u64,
 }
 
 /// Datagrams and bytes of the gossip socket.
@@ -319,7 +321,9 @@ impl Metrics {
         let help = "Time that requests waited for rights";
         out.histogram("rights_wait_seconds", help, &waits.duration)?;
         let help = "Requests denied that lacked nothing but rights, which other nodes may have had";
-        out.counter("denied_short_of_rights", help, waits.denied_short)
+        out.counter("denied_short_of_rights", help, waits.denied_short)?;
+        let help = "Requests denied in windows of bounded rules of which this node has no share";
+        out.counter("denied_without_share", help, waits.denied_without_share)
     }
 }
 

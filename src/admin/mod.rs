@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::cluster::RowCounts;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
-use crate::replica::{NodeId, ReplicaId};
+use crate::replica::NodeId;
 
 use self::metrics::Metrics;
 use self::views::{ForgetView, ModeView, PeersView, RosterView};
@@ -58,7 +59,7 @@ pub trait Node: Send + Sync + 'static {
     /// One reading of everything that is measured.
     fn metrics(&self) -> Metrics;
     /// The counts of each of `rows` by replica, in the same order; empty for a row that is gone.
-    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>>;
+    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<RowCounts>;
     /// Changes the mode of the whole cluster.
     ///
     /// # Errors
@@ -79,6 +80,8 @@ pub trait Node: Send + Sync + 'static {
 /// Why the node did not do what an operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
+    /// There is nothing by that name, and what is missing.
+    NotFound(String),
     /// As things stand it would be wrong, and why.
     Conflict(String),
     /// It cannot, and why.

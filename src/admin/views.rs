@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::limit::{SyncMode, UnixMillis};
@@ -103,19 +102,28 @@ pub struct LimitView {
     pub window_end: String,
     /// Most hits in the window.
     pub limit: Option<u64>,
-    /// Hits admitted by this node; in bounded mode with the rights that it gave away.
+    /// Hits admitted by this node.
     pub own: u64,
     /// Hits admitted by the others, as far as known here.
     pub peers: u64,
     /// Both together.
     pub total: u64,
-    /// What is left of the limit.
+    /// What is left of the limit, as clients are told. In bounded mode none, too, once no live node has rights.
     pub remaining: Option<u64>,
     /// In bounded mode: what this node may still admit without asking anybody.
     #[serde(default)]
     pub rights: Option<u64>,
-    /// Hits by `node/generation`.
-    pub replicas: BTreeMap<String, u64>,
+    /// By `node/generation`.
+    pub replicas: BTreeMap<String, ReplicaView>,
+}
+
+/// What one replica did with a key in one window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// Hits that it admitted.
+    pub admitted: u64,
+    /// In bounded mode: rights that it granted to others.
+    pub granted: u64,
 }
 
 /// The answer to `PUT /v1/mode`.
@@ -214,11 +222,8 @@ pub struct ErrorView {
     pub message: String,
 }
 
-/// An instant as RFC 3339; one that jiff cannot name (after the year 9999) as milliseconds.
+/// An instant as RFC 3339.
 #[must_use]
 pub fn rfc3339(at: UnixMillis) -> String {
-    let timestamp = i64::try_from(at.0)
-        .ok()
-        .and_then(|millis| Timestamp::from_millisecond(millis).ok());
-    timestamp.map_or_else(|| at.0.to_string(), |timestamp| timestamp.to_string())
+    at.to_string()
 }

@@ -16,7 +16,7 @@ pub enum Blocked {
     #[error("the window was given up")]
     TooLate,
     /// The window started before this replica could know who spends in it.
-    #[error("booted too late for this window: shares are for windows that start after {}", .after.0)]
+    #[error("booted too late for this window: shares are for windows that start after {after}")]
     BootSkew {
         /// Boot instant plus the tolerated clock difference.
         after: UnixMillis,
@@ -38,7 +38,7 @@ pub enum Blocked {
         since: Option<UnixMillis>,
     },
     /// A member lists this replica only since the window started, so it may have counted without it.
-    #[error("member {member} lists this node only since {}, within the window", .from.0)]
+    #[error("member {member} lists this node only since {from}, within the window")]
     ListedLate {
         /// The member.
         member: ReplicaId,
@@ -53,13 +53,25 @@ pub enum Blocked {
         /// The configured minimum.
         needed: usize,
     },
+    /// This replica may found alone, and still listens whether anybody is there.
+    #[error("nobody was heard yet: without peers this node takes its share at {until}")]
+    Listening {
+        /// Boot instant plus the time to listen.
+        until: UnixMillis,
+    },
     /// A member decides the window by another mode, or does not say by which: it may admit without rights.
     #[error("member {member} {}", mode_text(.mode))]
     OtherMode {
-        /// The member; this node itself while a switch has not reached the window.
+        /// The member.
         member: ReplicaId,
         /// The mode, where it is known.
         mode: Option<SyncMode>,
+    },
+    /// A switch to bounded mode that this replica follows has not reached the window.
+    #[error("this window began {}; bounded mode holds for windows that start later", former_text(.former))]
+    Switched {
+        /// The mode that this node announced for the window, where it is known.
+        former: Option<SyncMode>,
     },
     /// This replica published that it leaves.
     #[error("this node is leaving")]
@@ -76,7 +88,14 @@ pub enum Blocked {
 }
 
 fn since_text(since: &Option<UnixMillis>) -> String {
-    since.map_or(String::new(), |at| format!(" (dead since {})", at.0))
+    since.map_or(String::new(), |at| format!(" (dead since {at})"))
+}
+
+fn former_text(former: &Option<SyncMode>) -> String {
+    former.map_or_else(
+        || "before the switch was announced".to_owned(),
+        |mode| format!("in mode {mode}"),
+    )
 }
 
 fn mode_text(mode: &Option<SyncMode>) -> String {

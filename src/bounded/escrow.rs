@@ -36,6 +36,8 @@ pub use status::{EscrowReading, EscrowStatus, PeriodStatus, WillStatus};
 const RETRY: Duration = Duration::from_millis(100);
 /// How often a will is looked at while rows of the leaver are still on their way.
 const WILL_RETRY: Duration = Duration::from_millis(5);
+/// How much longer than S rows outlive their windows, for what is late on the way.
+const GRACE_MARGIN: Duration = Duration::from_secs(1);
 /// How often everything else that only time changes is looked at: members to forget.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -82,6 +84,9 @@ pub enum ForgetError {
     /// Nobody by that name is counted.
     #[error("no such node is counted, or it has departed")]
     Unknown,
+    /// Nobody is counted at all.
+    #[error("no rule is bounded here, so nobody is counted and there is nobody to forget")]
+    NotBounded,
     /// Membership calls it alive: to forget it would let it spend what others take for gone.
     #[error("this node is alive: stop it first, and wait until `weir roster` shows it as dead")]
     Alive,
@@ -123,8 +128,16 @@ pub struct Escrow {
     will_pending: bool,
 }
 
+/// How long rows have to outlive their windows where two clocks may differ by `skew`, and at least `grace`. As long
+/// as any heir may spend in a window by its own clock, whoever left must still be able to say what it had consumed.
+#[must_use]
+pub fn grace(grace: Duration, skew: Duration) -> Duration {
+    grace.max(skew.saturating_add(GRACE_MARGIN))
+}
+
 impl Escrow {
-    /// The escrow of `me`, which announces `mode` at first. What it decides appears in `shares`.
+    /// The escrow of `me`, which announces `mode` at first. Rows outlive their windows by `grace`, as [`grace`] has
+    /// it. What it decides appears in `shares`.
     #[must_use]
     pub fn new(
         me: ReplicaId,
@@ -203,7 +216,12 @@ impl Escrow {
         } else {
             self.looked_at.plus(patience)
         };
-        self.involved.then(|| look.min(self.next_turn))
+        let listened = self.blocked.values().filter_map(|blocked| match blocked {
+            Blocked::Listening { until } => Some(*until),
+            _ => None,
+        });
+        let due = listened.fold(look.min(self.next_turn), UnixMillis::min);
+        self.involved.then_some(due)
     }
 
     /// Takes the shares that may be taken, executes the wills that may be executed, and goes on leaving.
@@ -227,7 +245,7 @@ impl Escrow {
             self.shares.replace(held.cloned());
         }
         self.note_heirs(&mut outcome);
-        self.go_on_leaving();
+        self.go_on_leaving(logs);
         outcome
     }
 
@@ -250,6 +268,9 @@ impl Escrow {
     /// Who is not counted, or is alive in its only life, cannot be forgotten; nothing changed.
     pub fn forget(&mut self, node: &NodeId, now: UnixMillis) -> Result<Vec<ReplicaId>, ForgetError> {
         self.clock = now.max(self.clock);
+        if !self.involved {
+            return Err(ForgetError::NotBounded);
+        }
         if *node == self.me.node
             && self
                 .roster
@@ -331,7 +352,8 @@ impl Escrow {
         }
         self.next_turn = next;
         self.roster.retain(&open, self.clock);
-        self.estate.retain(&open, |replica| logs.has_rows(replica));
+        self.estate
+            .retain(&open, self.clock, |replica| logs.has_rows(replica));
         let sights = &self.sights;
         self.estate
             .forget_executed(|leaver| sights.iter().any(|sight| sight.replica == *leaver));
@@ -385,12 +407,14 @@ impl Escrow {
             .into_iter()
             .map(|member| (member, announced(member)))
             .find(|(_, mode)| *mode != Some(SyncMode::Bounded));
-        other.map_or(Ok(()), |(member, mode)| {
-            Err(Blocked::OtherMode {
+        match other {
+            None => Ok(()),
+            Some((member, former)) if *member == self.me => Err(Blocked::Switched { former }),
+            Some((member, mode)) => Err(Blocked::OtherMode {
                 member: member.clone(),
                 mode,
-            })
-        })
+            }),
+        }
     }
 
     fn execute_wills(&mut self, logs: &impl Logs, outcome: &mut Outcome) {

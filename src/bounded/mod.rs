@@ -29,7 +29,7 @@ mod will_tests;
 pub use blocked::Blocked;
 pub use escrow::{
     AnnouncedMode, Escrow, EscrowReading, EscrowStatus, ForgetError, Logs, Outcome, PeriodStatus, Sight,
-    WillStatus,
+    WillStatus, grace,
 };
 pub use record::{RecordError, RosterRecord};
 pub use rights::{Account, Answer, Ask, Rights, allowance};

@@ -16,7 +16,11 @@ const ASKED_MAX: usize = 3;
 /// First and longest wait before an unanswered ask is repeated: some round trips of one data centre, and
 /// short enough for several tries within a waiting request's patience.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(5);
-const RETRY_MAX: Duration = Duration::from_millis(80);
+pub(super) const RETRY_MAX: Duration = Duration::from_millis(80);
+
+/// How long after it said that it was empty a peer is asked again: that it gained since may have got lost on the
+/// way, and once a second is little beside the requests that are denied meanwhile.
+pub(super) const EMPTY_RETRY: Duration = Duration::from_secs(1);
 
 /// What a replica may consume of one row in all, in its own name: the shares it took or inherited, and the
 /// grants to all whose rows are its own, less what the others of them `consumed`.
@@ -73,8 +77,11 @@ pub struct Rights<P> {
 /// What came of asking one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Asked {
+    /// Not before.
     retry_at: Option<Duration>,
+    /// Asks without an answer.
     attempts: u8,
+    /// The last answer said so, and nothing was heard since.
     empty: bool,
 }
 
@@ -146,12 +153,13 @@ impl<P: Copy + Ord> Rights<P> {
     }
 
     /// A peer answered an ask. Gives the hits gained.
-    pub fn handle_answer(&mut self, giver: P, answer: Answer) -> u64 {
+    pub fn handle_answer(&mut self, giver: P, answer: Answer, now: Duration) -> u64 {
         let gained = self.handle_grant(giver, answer.granted);
         if answer.empty {
             *value_of(&mut self.asked, giver) = Asked {
                 empty: true,
-                ..Asked::default()
+                retry_at: Some(now.saturating_add(EMPTY_RETRY)),
+                attempts: 0,
             };
         } else {
             self.handle_gain_of(giver);
@@ -159,10 +167,11 @@ impl<P: Copy + Ord> Rights<P> {
         gained
     }
 
-    /// `peer` was granted something, or inherited: that it was empty proves nothing any more.
+    /// `peer` was granted something, or inherited, or was out of reach: that it was empty proves nothing any more.
     pub fn handle_gain_of(&mut self, peer: P) {
-        if let Some((_, asked)) = self.asked.iter_mut().find(|(other, _)| *other == peer) {
-            asked.empty = false;
+        let mut asked = self.asked.iter_mut();
+        if let Some((_, asked)) = asked.find(|(other, asked)| *other == peer && asked.empty) {
+            *asked = Asked::default();
         }
     }
 
@@ -221,7 +230,7 @@ impl<P: Copy + Ord> Rights<P> {
         let in_flight = self
             .asked
             .iter()
-            .filter(|(_, asked)| asked.retry_at > Some(now))
+            .filter(|(_, asked)| !asked.empty && asked.retry_at > Some(now))
             .count();
         let mut richest: SmallVec<[(u64, P); 16]> = peers
             .into_iter()
@@ -236,7 +245,7 @@ impl<P: Copy + Ord> Rights<P> {
             .collect()
     }
 
-    /// When the first of the asks that are in flight at `now` is due again.
+    /// When the first of the asks that are in flight at `now` is due again, or a peer that was empty.
     #[must_use]
     pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
         let retries = self.asked.iter().filter_map(|(_, asked)| asked.retry_at);
@@ -260,14 +269,19 @@ impl<P: Copy + Ord> Rights<P> {
             .iter()
             .find(|(other, _)| *other == peer)
             .map(|(_, asked)| asked);
-        asked.is_none_or(|asked| !asked.empty && asked.retry_at <= Some(now))
+        asked.is_none_or(|asked| asked.retry_at <= Some(now))
     }
 
     fn ask(&mut self, peer: P, now: Duration, need: u64, batch: u64) -> Ask {
         let asked = value_of(&mut self.asked, peer);
-        let patience = RETRY_MIN
-            .saturating_mul(1 << asked.attempts.min(4))
-            .min(RETRY_MAX);
+        // Of one that was empty no news is expected, and nobody waits for its answer.
+        let patience = if asked.empty {
+            EMPTY_RETRY
+        } else {
+            RETRY_MIN
+                .saturating_mul(1 << asked.attempts.min(4))
+                .min(RETRY_MAX)
+        };
         asked.retry_at = Some(now.saturating_add(patience));
         asked.attempts = asked.attempts.saturating_add(1);
         let held = *value_of(&mut self.received, peer);

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::rights::RETRY_MIN;
+use super::rights::{EMPTY_RETRY, RETRY_MAX, RETRY_MIN};
 use super::*;
 
 /// An account of a fixed allowance.
@@ -134,8 +134,14 @@ fn of_two_needs_that_only_one_can_have_one_is_served_and_the_other_denied_for_ce
                 .iter()
                 .map(|(_, ask)| a.handle_ask(1, *ask, false, &mut pa))
                 .collect::<Vec<_>>();
-            pa.allowance += to_a.iter().map(|answer| a.handle_answer(1, *answer)).sum::<u64>();
-            pb.allowance += to_b.iter().map(|answer| b.handle_answer(0, *answer)).sum::<u64>();
+            pa.allowance += to_a
+                .iter()
+                .map(|answer| a.handle_answer(1, *answer, NOW))
+                .sum::<u64>();
+            pb.allowance += to_b
+                .iter()
+                .map(|answer| b.handle_answer(0, *answer, NOW))
+                .sum::<u64>();
         }
         let denied = [a.is_exhausted([1]), b.is_exhausted([0])];
         assert!(served[0] != served[1], "{left_a} and {left_b}: {served:?}");
@@ -172,6 +178,7 @@ fn the_richest_are_asked_three_at_a_time_and_again_only_after_a_pause() {
             granted: 0,
             empty: true,
         },
+        NOW,
     );
     assert_eq!(
         rights.poll_asks(NOW, 0, (1, 4), peers).as_slice(),
@@ -203,6 +210,7 @@ fn a_denial_is_certain_once_all_live_peers_are_empty_and_until_something_is_hear
             granted: 0,
             empty: true,
         },
+        NOW,
     );
     assert!(!rights.is_exhausted([1, 2]));
     assert!(rights.is_exhausted([1]));
@@ -212,6 +220,7 @@ fn a_denial_is_certain_once_all_live_peers_are_empty_and_until_something_is_hear
             granted: 0,
             empty: true,
         },
+        NOW,
     );
     assert!(rights.is_exhausted([1, 2]));
     assert!(
@@ -219,6 +228,12 @@ fn a_denial_is_certain_once_all_live_peers_are_empty_and_until_something_is_hear
             .poll_asks(NOW * 500, 0, (1, 1), [(1, 0), (2, 0)])
             .is_empty()
     );
+    // They may have gained since, and what said so may have got lost.
+    assert_eq!(rights.poll_timeout(NOW), Some(NOW + EMPTY_RETRY));
+    for (at, asked) in [(NOW + EMPTY_RETRY, 2), (NOW + EMPTY_RETRY + RETRY_MAX, 0)] {
+        let again = rights.poll_asks(at, 0, (1, 1), [(1, 0), (2, 0)]);
+        assert_eq!((again.len(), rights.is_exhausted([1, 2])), (asked, true));
+    }
     rights.handle_gain_of(2);
     assert!(!rights.is_exhausted([1, 2]));
     assert_eq!(rights.handle_grant(1, 1), 1);

@@ -32,6 +32,9 @@ pub struct RosterConfig {
     pub skew: Duration,
     /// Node ids that must have gathered before a first share, where nobody is known to have taken one.
     pub min_roster: usize,
+    /// How long after its boot a replica that has heard of nobody listens before it founds alone: its former
+    /// life may have had peers, who will find it again.
+    pub listen: Duration,
     /// A founder of one waits for a window that starts after its boot, as everybody else does.
     pub strict_start: bool,
     /// A node's new generation shows that the old process has stopped.

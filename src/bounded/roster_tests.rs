@@ -16,6 +16,7 @@ fn config(min_roster: usize) -> RosterConfig {
     RosterConfig {
         skew: Duration::from_millis(SKEW),
         min_roster,
+        listen: Duration::ZERO,
         strict_start: true,
         retire_on_restart: true,
         forget_after: None,
@@ -107,6 +108,27 @@ fn a_lone_founder_uses_the_window_in_progress_only_when_allowed_and_alone() {
         Err(Blocked::BootSkew { after: at(600) })
     );
     assert!(strict.take(at(601), at(601)).is_ok());
+}
+
+#[test]
+fn a_founder_of_one_listens_first_and_whoever_is_heard_meanwhile_ends_it() {
+    let lax = RosterConfig {
+        strict_start: false,
+        listen: Duration::from_millis(300),
+        ..config(1)
+    };
+    let boot = |config: &RosterConfig| Roster::new(replica("a", 500), config.clone());
+    let listening = Err(Blocked::Listening { until: at(800) });
+    let mut a = boot(&lax);
+    assert_eq!(a.take(at(1), at(799)), listening);
+    // Nor does it take the whole of a window that starts meanwhile: its former life's peers may share that.
+    assert_eq!(a.take(at(601), at(799)), listening);
+    assert_eq!(a.take(at(1), at(800)).unwrap().divisor(), 1);
+    let mut found_again = boot(&lax);
+    assert_eq!(found_again.take(at(1), at(700)), listening);
+    found_again.handle_peer(&replica("b", 20), at(700));
+    let late = Err(Blocked::BootSkew { after: at(600) });
+    assert_eq!(found_again.take(at(1), at(900)), late);
 }
 
 #[test]

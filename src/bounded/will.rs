@@ -188,7 +188,12 @@ impl Estate {
 
     /// Leaves everything to `heir`. From now on this replica must neither admit nor grant in bounded rows,
     /// and `final_version` must be the end of its log with every such row released. `taken` are the
-    /// memberships that it took shares under, of windows that are still open.
+    /// memberships that it took shares under.
+    ///
+    /// A share is passed on while windows that start then are open, by `is_open`, which must say so as long as
+    /// any heir may spend in them, and rows must be held for as long. Of whom this replica inherited and
+    /// `has_rows` of no more, nothing was consumed in those: the heir need not hold that log, which nobody may
+    /// remember any more.
     ///
     /// # Errors
     /// [`EstateError::Bequeathed`] when there is a will already, [`EstateError::Malformed`] when it would be
@@ -198,6 +203,8 @@ impl Estate {
         heir: &ReplicaId,
         final_version: u64,
         taken: impl IntoIterator<Item = &'a Arc<Membership>>,
+        is_open: impl Fn(UnixMillis) -> bool,
+        has_rows: impl Fn(&ReplicaId) -> bool,
     ) -> Result<(), EstateError> {
         if self.own.will.is_some() {
             return Err(EstateError::Bequeathed);
@@ -207,9 +214,19 @@ impl Estate {
             estate: Vec::new(),
             memberships: Vec::new(),
         };
-        will.add(&self.me, final_version, taken);
+        let open = |membership: &&'a Arc<Membership>| is_open(membership.start());
+        will.add(&self.me, final_version, taken.into_iter().filter(open));
         for (replica, part) in &self.inherited {
-            will.add(replica, part.final_version, &part.shares);
+            let mut shares = part
+                .shares
+                .iter()
+                .filter(|share| is_open(share.start()))
+                .peekable();
+            match (has_rows(replica), shares.peek()) {
+                (false, None) => {}
+                (false, Some(_)) => will.add(replica, 0, shares),
+                (true, _) => will.add(replica, part.final_version, shares),
+            }
         }
         let record = EstateRecord {
             will: Some(will),
@@ -221,6 +238,22 @@ impl Estate {
         }
         self.own = record;
         Ok(())
+    }
+
+    /// Rows of those whom the will names may end while the heir still waits for their logs: once this replica
+    /// `has_rows` of one no more, the heir need not hold that log.
+    pub fn ease(&mut self, has_rows: impl Fn(&ReplicaId) -> bool) {
+        let Some(will) = &mut self.own.will else {
+            return;
+        };
+        let mut eased = false;
+        for bequest in &mut will.estate {
+            if bequest.replica != self.me && bequest.final_version > 0 && !has_rows(&bequest.replica) {
+                bequest.final_version = 0;
+                eased = true;
+            }
+        }
+        self.own.version += u64::from(eased);
     }
 
     /// Names another heir, because the first, by its own record, leaves without having executed this will
@@ -278,12 +311,13 @@ impl Estate {
         )
     }
 
-    /// Forgets the inherited shares of all windows but those that start at one of `open`, and the
-    /// replicas that have neither a share nor, by `has_rows`, any row left.
-    pub fn retain(&mut self, open: &[UnixMillis], has_rows: impl Fn(&ReplicaId) -> bool) {
+    /// Forgets the inherited shares of all windows but those that start at one of `open` or after `clock`, as
+    /// those of a leaver whose clock was ahead, and the replicas that have neither a share nor, by `has_rows`,
+    /// any row left.
+    pub fn retain(&mut self, open: &[UnixMillis], clock: UnixMillis, has_rows: impl Fn(&ReplicaId) -> bool) {
         self.inherited.retain(|replica, part| {
             part.shares
-                .retain(|membership| open.contains(&membership.start()));
+                .retain(|membership| open.contains(&membership.start()) || membership.start() > clock);
             !part.shares.is_empty() || has_rows(replica)
         });
     }

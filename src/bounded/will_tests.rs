@@ -29,7 +29,8 @@ fn estate(node: &str) -> Estate {
 #[test]
 fn wills_chain_and_the_last_heir_owns_what_nobody_consumed() {
     let (mut a, mut b, mut c) = (estate("a"), estate("b"), estate("c"));
-    a.bequeath(&replica("b"), 5, [&taken("a")]).unwrap();
+    a.bequeath(&replica("b"), 5, [&taken("a")], |_| true, |_| true)
+        .unwrap();
     assert!(!a.is_executed(b.record()));
     let incomplete = EstateError::Incomplete {
         replica: replica("a"),
@@ -48,7 +49,8 @@ fn wills_chain_and_the_last_heir_owns_what_nobody_consumed() {
         b.allowance(row, Some(&taken("b")), received, consumed),
         4 + 4 + 2 - 4
     );
-    b.bequeath(&replica("c"), 9, [&taken("b")]).unwrap();
+    b.bequeath(&replica("c"), 9, [&taken("b")], |_| true, |_| true)
+        .unwrap();
     let text = b.record().to_text();
     let record = EstateRecord::from_text(&text).unwrap();
     assert_eq!(&record, b.record());
@@ -63,7 +65,7 @@ fn wills_chain_and_the_last_heir_owns_what_nobody_consumed() {
         c.allowance(row, Some(&taken("c")), received, consumed),
         12 + 2 - 4 - 1
     );
-    c.retain(&[], |id| *id == replica("b"));
+    c.retain(&[], WINDOW.end, |id| *id == replica("b"));
     assert_eq!(c.inherited().collect::<Vec<_>>(), [&replica("b")]);
     assert_eq!(c.memberships().count(), 0);
 }
@@ -71,11 +73,16 @@ fn wills_chain_and_the_last_heir_owns_what_nobody_consumed() {
 #[test]
 fn a_will_is_revised_only_when_its_heir_left_without_executing_it() {
     let (mut a, mut b, mut c) = (estate("a"), estate("b"), estate("c"));
-    a.bequeath(&replica("b"), 5, [&taken("a")]).unwrap();
-    assert_eq!(a.bequeath(&replica("c"), 5, []), Err(EstateError::Bequeathed));
+    a.bequeath(&replica("b"), 5, [&taken("a")], |_| true, |_| true)
+        .unwrap();
+    assert_eq!(
+        a.bequeath(&replica("c"), 5, [], |_| true, |_| true),
+        Err(EstateError::Bequeathed)
+    );
     assert_eq!(a.revise(b.record(), &replica("c")), Err(EstateError::Pending));
     let first = a.record().clone();
-    b.bequeath(&replica("a"), 5, [&taken("b")]).unwrap();
+    b.bequeath(&replica("a"), 5, [&taken("b")], |_| true, |_| true)
+        .unwrap();
     assert_eq!(
         a.execute(&replica("b"), b.record(), |_| 9),
         Err(EstateError::Bequeathed)
@@ -96,7 +103,8 @@ fn a_will_is_revised_only_when_its_heir_left_without_executing_it() {
 #[test]
 fn wills_that_contradict_themselves_are_refused_whole() {
     let mut a = estate("a");
-    a.bequeath(&replica("b"), 5, [&taken("a")]).unwrap();
+    a.bequeath(&replica("b"), 5, [&taken("a")], |_| true, |_| true)
+        .unwrap();
     let good = a.record().clone();
     let spoil = |change: fn(&mut Will)| {
         let mut record = good.clone();
@@ -124,4 +132,43 @@ fn leavers_spread_over_heirs_and_never_choose_their_own_node() {
     assert!(heirs.len() >= 4, "{heirs:?}");
     assert!(nodes.iter().all(|leaver| heir(leaver, &nodes) != Some(leaver)));
     assert_eq!(heir(&nodes[0], [&nodes[0]]), None);
+}
+
+#[test]
+fn a_will_names_what_may_still_be_spent_and_asks_for_no_log_that_nobody_remembers() {
+    let (mut a, mut b, mut c) = (estate("a"), estate("b"), estate("c"));
+    a.bequeath(&replica("b"), 5, [&taken("a")], |_| true, |_| true)
+        .unwrap();
+    assert_eq!(b.execute(&replica("a"), a.record(), |_| 5), Ok(true));
+    let named = |b: &Estate, is_open: bool, has_rows: bool| {
+        let mut b = b.clone();
+        b.bequeath(&replica("c"), 9, [&taken("b")], |_| is_open, |_| has_rows)
+            .unwrap();
+        let estate = b.record().will.as_ref().unwrap().estate.iter();
+        let named = estate.map(|part| (part.replica.clone(), part.final_version, part.shares.len()));
+        named.collect::<Vec<_>>()
+    };
+    let (of_a, of_b) = (replica("a"), replica("b"));
+    let part = |replica: &ReplicaId, version, shares| (replica.clone(), version, shares);
+    assert_eq!(named(&b, true, true), [part(&of_b, 9, 1), part(&of_a, 5, 1)]);
+    assert_eq!(named(&b, true, false), [part(&of_b, 9, 1), part(&of_a, 0, 1)]);
+    // What a was granted and did not spend is in its rows.
+    assert_eq!(named(&b, false, true), [part(&of_b, 9, 0), part(&of_a, 5, 0)]);
+    assert_eq!(named(&b, false, false), [part(&of_b, 9, 0)]);
+    // Its rows end while the heir waits for its log.
+    b.bequeath(&replica("c"), 9, [&taken("b")], |_| true, |_| true)
+        .unwrap();
+    let held = |id: &ReplicaId| if *id == of_b { 9 } else { 0 };
+    assert!(c.execute(&of_b, b.record(), held).is_err());
+    let version = b.record().version;
+    b.ease(|_| true);
+    assert_eq!(b.record().version, version);
+    b.ease(|_| false);
+    assert_eq!(b.record().version, version + 1);
+    assert_eq!(c.execute(&of_b, b.record(), held), Ok(true));
+    // By its clock the window may be yet to start.
+    c.retain(&[], UnixMillis(WINDOW.start.0 - 1), |_| false);
+    assert_eq!(c.memberships().count(), 2);
+    c.retain(&[], WINDOW.start, |_| false);
+    assert_eq!(c.memberships().count(), 0);
 }

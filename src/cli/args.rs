@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::limit::{SyncMode, WindowLimit};
@@ -94,7 +95,8 @@ pub struct RunArgs {
     )]
     pub advertise: Option<String>,
 
-    /// Gossip address of a node to join through; repeat for several, one that answers is enough
+    /// Gossip address of a node to join through; repeat for several, one that answers is enough. Name all
+    /// nodes on every node, its own address may be among them
     /// [default: none].
     #[arg(
         long = "seed",
@@ -145,7 +147,8 @@ pub struct RunArgs {
     )]
     pub join_grace: Option<String>,
 
-    /// How nodes keep a limit together: `local` (each alone) or `gossip` (one limit) [default: gossip].
+    /// How nodes keep a limit together: `local` (each alone), `gossip` (one limit) or `bounded` (never above it; its
+    /// settings are in the file alone, section `bounded`) [default: gossip].
     #[arg(long, env = "WEIR_SYNC_MODE", value_name = "MODE", help_heading = "Sync")]
     pub sync_mode: Option<String>,
 
@@ -162,7 +165,7 @@ pub struct RunArgs {
     #[arg(long, env = "WEIR_EPSILON", value_name = "SHARE", help_heading = "Sync")]
     pub epsilon: Option<String>,
 
-    /// Replicas to reckon with even while fewer are seen [default: 1].
+    /// Replicas to reckon with even while fewer are seen: sets how early counts are sent [default: 1].
     #[arg(long, env = "WEIR_MIN_REPLICAS", value_name = "N", help_heading = "Sync")]
     pub min_replicas: Option<String>,
 
@@ -184,7 +187,7 @@ pub struct RunArgs {
     )]
     pub frame_version: Option<String>,
 
-    /// How far the clocks of two nodes may differ [default: 10s].
+    /// Counts of windows further in the past or future are refused [default: 10s].
     #[arg(
         long,
         env = "WEIR_MAX_CLOCK_SKEW",
@@ -396,10 +399,16 @@ fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected a share from 0 to below 1, such as `0.01` or `1%`".to_owned())
 }
 
+/// Names the modes, so that a slip is answered with the nearest one.
+fn any_mode() -> impl TypedValueParser<Value = SyncMode> {
+    PossibleValuesParser::new(["local", "gossip", "bounded"]).try_map(|mode| mode.parse::<SyncMode>())
+}
+
 /// Flags of `weir mode`.
 #[derive(Clone, Debug, Args)]
 pub struct ModeArgs {
-    /// `local`, `gossip` or `bounded`.
+    /// The mode to switch to.
+    #[arg(value_parser = any_mode())]
     pub mode: SyncMode,
     /// Admin address of any node of the cluster.
     #[arg(

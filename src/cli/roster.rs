@@ -31,7 +31,10 @@ pub async fn run(args: &RosterArgs) -> anyhow::Result<()> {
                 .request(Method::POST, "/v1/roster/forget", headers, body)
                 .await?;
             let answer: ForgetView = success(&answer)?.json()?;
-            println!("forgotten: {}", answer.forgotten.join(", "));
+            println!(
+                "forgotten: {}; its share goes to the others in windows that start more than `bounded.skew` from now",
+                answer.forgotten.join(", ")
+            );
         }
     }
     Ok(())
@@ -43,7 +46,10 @@ fn listing(roster: &RosterView) -> String {
     }
     let mut out = String::new();
     for member in &roster.members {
-        line(&mut out, &member.node_id, &describe(member));
+        line(&mut out, &label(member, &roster.members), &describe(member));
+    }
+    if roster.shares.is_empty() {
+        out.push_str("no rule is bounded any more: nothing is shared\n");
     }
     for share in &roster.shares {
         line(
@@ -70,16 +76,26 @@ fn line(out: &mut String, what: &str, text: &str) {
     let _ = writeln!(out, "{what:<24} {text}");
 }
 
+/// The node, with its generation where several of its lives are listed.
+fn label(member: &MemberView, members: &[MemberView]) -> String {
+    let lives = members.iter().filter(|other| other.node_id == member.node_id);
+    if lives.count() > 1 {
+        format!("{}/{}", member.node_id, member.generation)
+    } else {
+        member.node_id.clone()
+    }
+}
+
 fn describe(member: &MemberView) -> String {
     if let Some(until) = &member.departed_until {
-        return format!("departed {until}");
+        return format!("takes no share of windows after {until}");
     }
     let mut text = match &member.dead_since {
         Some(since) => format!("dead since {since}"),
         None => "alive".to_owned(),
     };
     if !member.lists_this_node {
-        text.push_str(", does not count this node");
+        text.push_str(", does not list this node");
     }
     if !member.active {
         text.push_str(", has taken no share yet");
@@ -137,14 +153,25 @@ mod tests {
             lines(&roster),
             [
                 "a alive",
-                "b dead since 11:59, does not count this node",
-                "c departed 11:58",
+                "b dead since 11:59, does not list this node",
+                "c takes no share of windows after 11:58",
                 "window/minute from 12:00: no share: member b/1 has not been heard",
                 "c/1 its rights belong to this node",
             ]
         );
         roster.shares = vec![share(Some(2), None)];
         assert_eq!(lines(&roster)[3], "window/minute from 12:00: shared by 2");
+        roster.shares.clear();
+        roster.members[2].node_id = "b".to_owned();
+        roster.members[2].generation = 2;
+        assert_eq!(
+            lines(&roster)[1..4],
+            [
+                "b/1 dead since 11:59, does not list this node",
+                "b/2 takes no share of windows after 11:58",
+                "no rule is bounded any more: nothing is shared",
+            ]
+        );
         roster.bounded = false;
         assert_eq!(lines(&roster), ["no rule is bounded"]);
     }

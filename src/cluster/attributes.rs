@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::members::{Attributes, Presence};
 
-/// Key of the newest sync mode, `VERSION:MODE` or `VERSION:MODE:FROM`.
+/// Key of the newest sync mode, as [`Announcement`](super::mode::Announcement) writes it.
 pub(super) const MODE: &str = "mode";
 /// Key of the leaving mark.
 pub(super) const PRESENCE: &str = "leaving";
@@ -89,7 +89,7 @@ pub(super) fn presence_value(presence: Presence) -> String {
 mod tests {
     use std::collections::HashMap;
 
-    use crate::cluster::mode::ModeVersion;
+    use crate::cluster::mode::{Announcement, ModeVersion};
     use crate::limit::{SyncMode, UnixMillis};
 
     use super::*;
@@ -99,7 +99,9 @@ mod tests {
         let attributes = Attributes {
             version: "0.1.0".to_owned(),
             config_digest: "0123456789abcdef".to_owned(),
-            mode: Some(ModeVersion::configured(SyncMode::Local).next(SyncMode::Gossip, UnixMillis(0))),
+            mode: Some(Announcement::of(
+                ModeVersion::configured(SyncMode::Local).next(SyncMode::Bounded, UnixMillis(0)),
+            )),
             admin: Some(([127, 0, 0, 1], 8001).into()),
             listen: vec![([127, 0, 0, 1], 8000).into(), ([10, 0, 0, 1], 80).into()],
             frame_version: Some(2),

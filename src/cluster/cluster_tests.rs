@@ -198,7 +198,7 @@ async fn a_joiner_is_ready_only_when_it_knows_what_was_counted() {
     };
     let counts: Vec<_> = rows[0]
         .iter()
-        .map(|(id, count)| (id.node.to_string(), *count))
+        .map(|count| (count.replica.node.to_string(), count.admitted))
         .collect();
     assert!(counts.contains(&("a".to_owned(), 5)), "{counts:?}");
 }
@@ -354,6 +354,17 @@ async fn a_switch_to_bounded_mode_holds_for_windows_that_start_after_it_was_anno
         }
         assert!(Instant::now() < deadline, "{status:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(a.cluster.set_mode(SyncMode::Bounded).await.unwrap(), set);
+    // Those that join later with the old mode in their files decide by the switch as it was announced, whoever
+    // tells them.
+    let first = gossip("0").joining(&a).start();
+    until("a joiner adopts the switch", || first.cluster.mode() == set).await;
+    let second = gossip("1").joining(&first).start();
+    until("another one adopts it", || second.cluster.mode() == set).await;
+    for joiner in [&first, &second] {
+        let periods = joiner.limiter.bounded_periods(set.from);
+        assert_eq!((joiner.limiter.mode(), periods.len()), (SyncMode::Bounded, 1));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every wake is one turn in a fixed order, so that what peers said is merged before what we counted is
 //! sent. Request threads only ever set a flag and wake this loop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,21 @@ const TRANSMITS_PER_TURN_MAX: usize = 256;
 /// The status is for people and scrapers.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What one replica did with a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowCount {
+    /// Who.
+    pub replica: ReplicaId,
+    /// It is the node that was asked.
+    pub is_own: bool,
+    /// Hits that it admitted.
+    pub admitted: u64,
+    /// Rights that it granted to others, in bounded mode.
+    pub granted: u64,
+}
+
 /// The counts of one row by replica.
-pub type RowCounts = Vec<(ReplicaId, u64)>;
+pub type RowCounts = Vec<RowCount>;
 
 /// What the rest of the node asks of the core.
 pub(super) enum DriverCommand {
@@ -212,10 +226,24 @@ impl Driver {
         }
     }
 
+    fn row_counts(&self, row: RowRef) -> RowCounts {
+        let granted: BTreeMap<_, _> = self.replication.granted(row).into_iter().collect();
+        let count = |(replica, consumed): (ReplicaId, u64)| {
+            let granted = granted.get(&replica).copied().unwrap_or(0);
+            RowCount {
+                is_own: replica == *self.replication.me(),
+                admitted: consumed.saturating_sub(granted),
+                granted,
+                replica,
+            }
+        };
+        self.replication.counts(row).into_iter().map(count).collect()
+    }
+
     fn handle_command(&mut self, command: DriverCommand) {
         match command {
             DriverCommand::RowCounts(rows, reply) => {
-                let counts = rows.into_iter().map(|row| self.replication.counts(row));
+                let counts = rows.into_iter().map(|row| self.row_counts(row));
                 let _ = reply.send(counts.collect());
             }
             DriverCommand::Leave(acknowledged) => {

@@ -76,6 +76,7 @@ impl Rig {
         let roster = RosterConfig {
             skew: Duration::from_millis(1),
             min_roster: 1,
+            listen: Duration::ZERO,
             strict_start: false,
             retire_on_restart: false,
             forget_after: None,

@@ -12,7 +12,7 @@ use crate::bounded::{EstateRecord, RosterRecord, Sight};
 use crate::replica::{NodeId, ReplicaId};
 use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 
-use super::mode::ModeVersion;
+use super::mode::{Announcement, ModeVersion};
 
 /// How long a node that vanished still counts as sharing the limits: longer than a restart, so that the
 /// divisor of significance does not jump with every flap.
@@ -40,8 +40,8 @@ pub struct Attributes {
     pub version: String,
     /// Digest of the configuration that must agree across nodes.
     pub config_digest: String,
-    /// The newest sync mode it knows.
-    pub mode: Option<ModeVersion>,
+    /// The newest sync mode it knows, and from when on it decides by it.
+    pub mode: Option<Announcement>,
     /// Its admin API.
     pub admin: Option<SocketAddr>,
     /// Its listeners for clients.
@@ -170,7 +170,7 @@ impl MemberTable {
                 self.last_live.remove(&replica.node);
             }
             view.superseded |= replica.node == self.me.node && replica.generation > self.me.generation;
-            if let Some(mode) = sighting.attributes.mode
+            if let Some(Announcement { set: mode, .. }) = sighting.attributes.mode
                 && view.mode.is_none_or(|newest| mode.supersedes(newest))
             {
                 view.mode = Some(mode);

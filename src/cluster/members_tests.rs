@@ -100,10 +100,10 @@ fn the_divisor_never_falls_below_the_configured_minimum() {
 #[test]
 fn the_newest_mode_is_found_whoever_publishes_it_even_the_dead() {
     let mut old = sighting("b", 1, true);
-    old.attributes.mode = Some(ModeVersion::configured(SyncMode::Gossip));
+    old.attributes.mode = Some(Announcement::of(ModeVersion::configured(SyncMode::Gossip)));
     let mut dead = sighting("c", 1, false);
     let newest = ModeVersion::configured(SyncMode::Gossip).next(SyncMode::Local, UnixMillis(0));
-    dead.attributes.mode = Some(newest);
+    dead.attributes.mode = Some(Announcement::of(newest));
     assert_eq!(table().view(vec![old, dead], Duration::ZERO).mode, Some(newest));
 }
 

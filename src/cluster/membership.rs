@@ -14,7 +14,7 @@ use chitchat::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::limit::{Limiter, SyncMode, UnixMillis};
+use crate::limit::{Limiter, SyncMode};
 use crate::replica::{Generation, ReplicaId};
 
 use super::attributes;
@@ -22,7 +22,7 @@ use super::clock::Clock;
 use super::flush::Flusher;
 use super::gossip_socket::GossipTransport;
 use super::members::{Attributes, MemberTable, Presence, Sighting, View};
-use super::mode::ModeVersion;
+use super::mode::{Announcement, ModeVersion};
 use super::records::Records;
 
 /// How long the dead are remembered: chitchat's digest carries each of them, and the admin API lists
@@ -72,8 +72,8 @@ pub(super) struct Membership {
     limiter: Arc<Limiter>,
     flusher: Flusher,
     clock: Clock,
-    /// When this node started, by its own clock.
-    started: UnixMillis,
+    /// What this node says of the mode.
+    announced: Announcement,
     records: Records,
     heard: Arc<Notify>,
     // Unsubscribe when dropped.
@@ -117,9 +117,9 @@ impl Membership {
                 })
             })
             .await;
-        let started = UnixMillis(config.me.generation.0.div_ceil(1_000));
+        let announced = Announcement::of(*ports.mode.borrow());
         Ok(Self {
-            started,
+            announced,
             chitchat: Arc::new(handle),
             table: MemberTable::new(config.me, config.replicas_min),
             mode: ports.mode,
@@ -172,9 +172,7 @@ impl Membership {
     async fn handle_command(&mut self, command: MembershipCommand) {
         match command {
             MembershipCommand::SetMode(mode, reply) => {
-                let next = self.mode.borrow().next(mode, self.clock.now().wall);
-                self.adopt(next).await;
-                self.gossip_now();
+                let next = self.set_mode(mode).await;
                 // A caller that has gone away still set the mode.
                 let _ = reply.send(next);
             }
@@ -221,13 +219,28 @@ impl Membership {
         }
     }
 
+    async fn set_mode(&mut self, mode: SyncMode) -> ModeVersion {
+        let known = *self.mode.borrow();
+        let next = known.next(mode, self.clock.now().wall);
+        if next == known {
+            info!(%mode, version = next.version, "the cluster's sync mode was set again, and stays");
+        } else {
+            info!(%mode, version = next.version, "the cluster's sync mode was set on this node");
+            self.adopt(next).await;
+        }
+        self.gossip_now();
+        next
+    }
+
     /// Puts `mode` in force here, and publishes it: a mode outlives the node that set it.
     async fn adopt(&mut self, mode: ModeVersion) {
-        let former = *self.mode.borrow();
-        let (announced, applied) = mode.adopted(former, self.started, self.clock.now().wall);
-        self.publish(attributes::MODE, announced.to_string()).await;
-        self.limiter.set_mode(applied.mode, applied.from);
-        self.mode.send_replace(applied);
+        for (mode, from) in mode.steps(self.announced, self.clock.now().wall) {
+            self.limiter.set_mode(mode, from);
+        }
+        // The clock is read only now: a window that started before may have been decided by the former mode.
+        self.announced = self.announced.followed_by(mode, self.clock.now().wall);
+        self.publish(attributes::MODE, self.announced.to_string()).await;
+        self.mode.send_replace(mode);
         drop(self.flusher.request());
     }
 

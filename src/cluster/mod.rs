@@ -19,6 +19,7 @@ mod keys;
 mod members;
 mod membership;
 mod mode;
+mod notices;
 mod records;
 pub mod seal;
 mod status;
@@ -46,12 +47,12 @@ use thread::GossipThread;
 use transport::BoundSocket;
 
 pub use counters::TransportStats;
-pub use driver::RowCounts;
+pub use driver::{RowCount, RowCounts};
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
 pub use members::{Attributes, Member, Presence};
 pub(crate) use members::{MemberTable, Sighting, View};
-pub use mode::ModeVersion;
+pub use mode::{Announcement, ModeVersion, Span};
 pub use status::ClusterStatus;
 
 /// Smallest `sync.datagram_bytes`: below it, chitchat's largest message needs more than 255 fragments.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::bounded::{Escrow, EscrowReading, EscrowStatus, ForgetError, RosterConfig, ShareTable};
-use crate::config::BoundedConfig;
+use crate::config::Config;
 use crate::limit::{Limiter, Now, UnixMillis};
 use crate::replica::{NodeId, ReplicaId};
 use crate::replication::Replication;
@@ -17,6 +17,7 @@ use super::attributes;
 use super::members::View;
 use super::membership::MembershipCommand;
 use super::mode::ModeVersion;
+use super::notices::{Notice, Notices};
 
 /// How often the rules are asked for their bounded periods. A switch to bounded mode is announced seconds
 /// ahead.
@@ -32,6 +33,7 @@ pub(super) struct Steward {
     /// The versions of the roster and the estate record that membership has.
     published: [u64; 2],
     rules_due: Duration,
+    notices: Notices,
 }
 
 impl Steward {
@@ -56,6 +58,7 @@ impl Steward {
             membership,
             published: [0; 2],
             rules_due: Duration::ZERO,
+            notices: Notices::default(),
         }
     }
 
@@ -80,6 +83,8 @@ impl Steward {
             let periods = self.limiter.bounded_periods(now.wall);
             let applied = (*self.mode.borrow()).into();
             self.escrow.handle_rules(periods, applied, now.wall);
+            let notices = self.notices.update(&self.escrow.status());
+            notices.iter().for_each(Notice::log);
         }
         let outcome = replication.advance_escrow(&mut self.escrow, now.wall);
         for replica in &outcome.inherited {
@@ -137,10 +142,13 @@ impl Steward {
 }
 
 /// What the configuration says about the roster.
-pub(super) fn roster_config(config: &BoundedConfig) -> RosterConfig {
+pub(super) fn roster_config(config: &Config) -> RosterConfig {
+    let listen = config.cluster.join_grace;
+    let config = &config.bounded;
     RosterConfig {
         skew: config.skew,
         min_roster: usize::try_from(config.min_roster).unwrap_or(usize::MAX),
+        listen,
         strict_start: config.strict_start,
         retire_on_restart: config.retire_on_restart,
         forget_after: config.forget_after,

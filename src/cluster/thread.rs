@@ -11,7 +11,7 @@ use rand::{RngCore, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
-use crate::bounded::RosterConfig;
+use crate::bounded::{self, RosterConfig};
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::replica::ReplicaId;
@@ -29,7 +29,7 @@ use super::keyring::Keyring;
 use super::keys;
 use super::members::{Attributes, Presence, View};
 use super::membership::{Membership, MembershipCommand, MembershipConfig, MembershipPorts};
-use super::mode::ModeVersion;
+use super::mode::{Announcement, ModeVersion};
 use super::seal::Envelope;
 use super::status::{ClusterStatus, Readiness};
 use super::steward::{self, Steward};
@@ -46,6 +46,8 @@ pub(super) struct GossipThread {
     datagram_bytes: usize,
     seeds: Vec<String>,
     join_grace: Duration,
+    /// Some rule is bounded from the start: then a node without seeds listens for the same time, too.
+    bounded: bool,
     envelope: Arc<ArcSwap<Envelope>>,
     follow: Option<(PathBuf, Keyring)>,
     mode: ModeVersion,
@@ -75,7 +77,7 @@ impl GossipThread {
         let attributes = Attributes {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_digest: config.digest(),
-            mode: Some(mode),
+            mode: Some(Announcement::of(mode)),
             admin: Some(config.admin.listen),
             listen: config.listen.clone(),
             frame_version: Some(config.sync.frame_version),
@@ -92,10 +94,11 @@ impl GossipThread {
                 attributes,
             },
             replication: replication_config(config),
-            roster: steward::roster_config(&config.bounded),
+            roster: steward::roster_config(config),
             datagram_bytes: config.sync.datagram_bytes,
             seeds: config.cluster.seeds.clone(),
             join_grace: config.cluster.join_grace,
+            bounded: config.is_bounded(),
             envelope,
             follow,
             mode,
@@ -208,7 +211,7 @@ impl GossipThread {
             commands: ports.commands,
             flusher: ports.flusher,
             clock,
-            readiness: Readiness::new(ports.ready, alone, self.join_grace),
+            readiness: Readiness::new(ports.ready, alone && !self.bounded, self.join_grace),
             status: ports.status,
             status_due: Duration::ZERO,
             leaving: None,
@@ -229,12 +232,15 @@ impl GossipThread {
 
 fn replication_config(config: &Config) -> ReplicationConfig {
     let overhead = Envelope::OVERHEAD_BYTES + fragment::FRAME_HEADER.len();
+    let default = ReplicationConfig::default();
     ReplicationConfig {
         tick: config.sync.tick,
         frame_bytes_max: config.sync.datagram_bytes.saturating_sub(overhead),
         significance: config.sync.significance,
         min_replicas: config.sync.min_replicas,
         max_clock_skew: config.sync.max_clock_skew,
-        ..ReplicationConfig::default()
+        // Whatever the mode is now: it may change while rows are held.
+        grace: bounded::grace(default.grace, config.bounded.skew),
+        ..default
     }
 }

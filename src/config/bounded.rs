@@ -41,14 +41,29 @@ const WITHOUT_SHARE: [(&str, WithoutShare); 3] = [
     ("local", WithoutShare::Local),
 ];
 
-pub(super) fn read(root: &mut Section<'_>, cluster: &ClusterConfig, sync: &SyncConfig) -> BoundedConfig {
+pub(super) fn read(
+    root: &mut Section<'_>,
+    cluster: &ClusterConfig,
+    sync: &SyncConfig,
+    report: &Report,
+) -> BoundedConfig {
     let mut section = root.section("bounded");
+    let skew = section.value(
+        "skew",
+        duration(Duration::from_millis(1)..=Duration::from_secs(3600)),
+    );
+    if let Some(found) = skew.as_ref().filter(|found| found.value > sync.max_clock_skew) {
+        let problem = format!(
+            "`{}` is above `sync.max_clock_skew`, {}: counts of members so far apart are refused",
+            text(found.value),
+            text(sync.max_clock_skew)
+        );
+        report.wrong(&found.at, problem, "lower it, or raise `sync.max_clock_skew`");
+    }
     let bounded = BoundedConfig {
-        skew: section.value_or(
-            "skew",
-            duration(Duration::from_millis(1)..=Duration::from_secs(3600)),
-            defaults::BOUNDED_SKEW.min(sync.max_clock_skew),
-        ),
+        skew: skew.map_or(defaults::BOUNDED_SKEW.min(sync.max_clock_skew), |found| {
+            found.value
+        }),
         wait: section.value_or(
             "wait",
             duration(Duration::ZERO..=Duration::from_secs(10)),
@@ -89,6 +104,13 @@ fn too_long(window: WindowLimit) -> String {
 }
 
 impl Config {
+    /// Whether some rule is bounded from the start.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let mut rules = self.limits.rules.iter();
+        rules.any(|rule| rule.mode.unwrap_or(self.sync.mode) == SyncMode::Bounded)
+    }
+
     /// Why the mode of the cluster cannot become `mode` while this configuration holds: the same as what a check
     /// of it would say, in a sentence. `None` where nothing stands against it.
     #[must_use]
@@ -135,7 +157,7 @@ fn without_share(text: &str) -> Result<WithoutShare, Wrong> {
     known.map_or_else(
         || {
             wrong(
-                format!("`{}` is neither `deny`, `gossip` nor `local`", shown(text)),
+                format!("`{}` is none of `deny`, `gossip` and `local`", shown(text)),
                 did_you_mean(text, WITHOUT_SHARE.iter().map(|(name, _)| *name)),
             )
         },

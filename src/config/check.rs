@@ -43,7 +43,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let admin = admin(&mut root, &listen, &report);
     let cluster = cluster(&mut root, surroundings, &report);
     let sync = sync(&mut root);
-    let bounded = bounded::read(&mut root, &cluster, &sync);
+    let bounded = bounded::read(&mut root, &cluster, &sync, &report);
     let (max_keys, hide_headers, overflow) = limits(&mut root);
     let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
     let proxy = proxy(&mut root, surroundings);

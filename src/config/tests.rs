@@ -141,6 +141,7 @@ fn nodes_agree_on_digest_and_identity_key_exactly_when_they_should() {
         rules.replace("1/day", "2/day, hits: 2"),
         rules.replace("1/day", "1/day, upstream: app"),
         format!("{rules}\ncluster: {{id: other}}"),
+        format!("{rules}\nbounded: {{skew: 2s}}"),
         format!("{rules}\ncluster: {{identity_secret: s}}"),
     ] {
         assert_ne!(base.digest(), config(&other).digest(), "{other}");

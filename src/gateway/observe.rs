@@ -14,7 +14,7 @@ use crate::admin::views::{
     ForgetView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView, rfc3339,
 };
 use crate::admin::{Node, Refused};
-use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence};
+use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence, RowCounts};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
 use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
@@ -97,7 +97,7 @@ impl Node for Observed {
         metrics
     }
 
-    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<Vec<(ReplicaId, u64)>> {
+    async fn row_counts(&self, rows: Vec<RowRef>) -> Vec<RowCounts> {
         // A node that is stopping still shows its totals.
         self.cluster.row_counts(rows).await.unwrap_or_default()
     }
@@ -178,7 +178,7 @@ impl Observed {
             config_digest: digest.cloned(),
             config_matches: digest.is_none_or(|digest| *digest == self.config.digest()),
             version: Some(told.version.clone()).filter(|version| !version.is_empty()),
-            mode: told.mode.map(|told| told.mode),
+            mode: told.mode.map(|told| told.set.mode),
         }
     }
 }
@@ -211,6 +211,7 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
             .collect(),
         duration: histogram(proxy.wait_time, proxy.wait_micros),
         denied_short: proxy.denied_short,
+        denied_without_share: proxy.denied_without_share,
     };
 }
 

@@ -2,7 +2,7 @@
 
 use crate::admin::Refused;
 use crate::admin::views::{ForgetView, MemberView, RosterView, ShareView, WillView, rfc3339};
-use crate::bounded::{EscrowStatus, MemberStatus, PeriodStatus, WillStatus};
+use crate::bounded::{EscrowStatus, ForgetError, MemberStatus, PeriodStatus, WillStatus};
 use crate::cluster::{ClusterError, ClusterHandle};
 use crate::replica::{NodeId, ReplicaId};
 
@@ -23,6 +23,9 @@ pub(super) async fn forget(cluster: &ClusterHandle, node: NodeId) -> Result<Forg
         Ok(gone) => Ok(ForgetView {
             forgotten: gone.iter().map(ReplicaId::to_string).collect(),
         }),
+        Err(ClusterError::NotForgotten(reason @ ForgetError::Unknown)) => {
+            Err(Refused::NotFound(reason.to_string()))
+        }
         Err(ClusterError::NotForgotten(reason)) => Err(Refused::Conflict(reason.to_string())),
         Err(error) => Err(Refused::Unavailable(error.to_string())),
     }

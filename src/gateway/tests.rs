@@ -162,7 +162,7 @@ fn two_gateways_keep_one_limit_and_show_how_it_was_used() {
         let by_node: Vec<_> = limit
             .replicas
             .iter()
-            .map(|(id, count)| (id.split('/').next(), *count))
+            .map(|(id, count)| (id.split('/').next(), count.admitted))
             .collect();
         assert_eq!(by_node, [(Some("a"), 3), (Some("b"), 2)]);
 
@@ -292,6 +292,7 @@ fn a_lone_gateway_in_bounded_mode_has_the_whole_limit_and_says_so() {
         let upstream = Arc::new(Upstream::default());
         let mut config = config("a", upstream.start().await, &["--limit", "5/year"]);
         config.limits.rules[0].mode = Some(crate::limit::SyncMode::Bounded);
+        config.cluster.join_grace = Duration::from_millis(100);
         let gateway = Gateway::start(config).await.unwrap();
         let Addresses { listen, admin, .. } = gateway.addresses().clone();
         let roster = async || json::<RosterView>(admin, "/v1/roster").await;
@@ -337,7 +338,9 @@ fn the_rights_of_a_gateway_that_stops_are_spent_by_its_heir_within_the_same_wind
             config.bounded.skew = Duration::from_millis(50);
             config
         };
-        let a = Gateway::start(bounded("a", &[])).await.unwrap();
+        let a = Gateway::start(bounded("a", &["--join-grace", "0s"]))
+            .await
+            .unwrap();
         let shared_by = async |gateway: &Gateway, period: &str| {
             let roster: RosterView = json(gateway.addresses().admin, "/v1/roster").await;
             let share = roster.shares.iter().find(|share| share.period == period);

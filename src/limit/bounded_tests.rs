@@ -293,6 +293,7 @@ fn a_replica_without_a_share_falls_back_as_configured_until_it_has_one() {
         let admitted = decisions.iter().filter(|decision| is_admitted(decision));
         assert_eq!(admitted.count(), with_peers, "{without_share:?}");
         let denies = without_share == WithoutShare::Deny;
+        assert_eq!(decisions[8].without_share, denies, "{without_share:?}");
         assert_eq!(
             (decisions[0].due, wanted(&decisions[8]).is_empty()),
             (due, !denies)
@@ -311,6 +312,7 @@ fn a_replica_without_a_share_falls_back_as_configured_until_it_has_one() {
         let next = NOW.plus(std::time::Duration::from_secs(60));
         let admitted = (0..9).filter(|_| is_admitted(&limiter.check(&[charge(0)], next)));
         assert_eq!(admitted.count(), 1);
+        assert!(!limiter.check(&[charge(0)], next).without_share);
     }
 }
 

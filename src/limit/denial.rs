@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::counters::{Counts, RowRef, Short};
-use super::limiter::{Decision, Due, Limiter, Outcome};
+use super::limiter::{Decision, Due, Limiter, Outcome, WindowState};
 use super::mode::SyncMode;
 use super::schedule::Policy;
 use super::step::{Step, Stop};
@@ -35,7 +35,7 @@ impl Limiter {
     pub(super) fn denial(&self, steps: &[Step<'_>], stop: Stop, created: bool, now: UnixMillis) -> Decision {
         let (Stop::Full(stopping) | Stop::Contended(stopping)) = stop;
         let mut denied_by = None;
-        let mut windows = SmallVec::new();
+        let mut windows: SmallVec<[WindowState; 4]> = SmallVec::new();
         let mut short = SmallVec::new();
         let mut rights_help = true;
         for (at, step) in steps.iter().enumerate() {
@@ -58,12 +58,15 @@ impl Limiter {
             short.clear();
         }
         let window = denied_by.map_or(stopping, |(_, at)| at);
+        let start = windows[window].window.start;
+        let is_bounded = steps[window].entry.schedule.at(start).mode == SyncMode::Bounded;
         Decision {
             outcome: Outcome::Denied { window },
             windows,
             due: Due::No,
             created,
             short,
+            without_share: is_bounded && !self.counters().is_decided(start) && self.fallback_mode().is_none(),
         }
     }
 

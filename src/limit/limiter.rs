@@ -103,6 +103,9 @@ pub struct Decision {
     /// peers may have rights to give. Empty when it was admitted, and when no rights would help it. See
     /// [`Limiter::want`].
     pub short: SmallVec<[Short; 1]>,
+    /// Whether the window that denied it is in bounded mode, this replica has no share of it, and no other mode
+    /// stands in ([`WithoutShare`]).
+    pub without_share: bool,
 }
 
 /// Decides requests against the rules, and counts what it admits.
@@ -194,6 +197,7 @@ impl Limiter {
             due: Due::No,
             created: false,
             short: SmallVec::new(),
+            without_share: false,
         };
         self.decide(charges, now, &mut decision);
         decision
@@ -238,8 +242,8 @@ impl Limiter {
     }
 
     /// Changes the cluster-wide mode: at once, but where the old or the new one is bounded. There, windows that
-    /// start at or before `from` keep the mode they have, and later ones have the new one; the caller sees to it
-    /// that no window that starts later has begun. The caller then wakes replication, which finds every row in
+    /// start at or before `from` keep the mode they have, and later ones have the new one, those that have begun
+    /// too: what was admitted in them stays, and a bounded one has no rights but by shares and grants. The caller then wakes replication, which finds every row in
     /// [`Counters::take_changed`].
     pub fn set_mode(&self, mode: SyncMode, from: UnixMillis) {
         self.change(|table| table.next(Arc::clone(&table.rules), mode, from));
@@ -293,7 +297,7 @@ impl Limiter {
             .filter(|_| !self.counters.is_decided(window.start))
     }
 
-    fn fallback_mode(&self) -> Option<SyncMode> {
+    pub(super) fn fallback_mode(&self) -> Option<SyncMode> {
         WITHOUT_SHARE[usize::from(self.without_share.load(Relaxed))].fallback()
     }
 
@@ -471,6 +475,7 @@ impl Limiter {
             due,
             created,
             short: SmallVec::new(),
+            without_share: false,
         }
     }
 

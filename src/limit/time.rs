@@ -1,7 +1,9 @@
 //! Time as the core sees it: an argument, never a call.
 
+use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A wall-clock instant in milliseconds since the Unix epoch (UTC, no leap seconds, as POSIX has it).
@@ -26,6 +28,17 @@ impl UnixMillis {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// As RFC 3339; what jiff cannot name (after the year 9999) as milliseconds.
+impl fmt::Display for UnixMillis {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = i64::try_from(self.0).ok();
+        match millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()) {
+            Some(timestamp) => write!(formatter, "{timestamp}"),
+            None => write!(formatter, "{}", self.0),
+        }
     }
 }
 

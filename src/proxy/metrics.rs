@@ -112,6 +112,8 @@ pub struct ProxySnapshot {
     pub denied: u64,
     /// Of those, requests that lacked nothing but rights at the end: peers may have had some.
     pub denied_short: u64,
+    /// Of those denied, requests in a bounded window that this node has no share of.
+    pub denied_without_share: u64,
     /// Requests that began to wait for rights. Those that no [`ProxySnapshot::waits`] has wait now.
     pub waits_started: u64,
     /// Requests that found too many waiting to wait themselves.
@@ -165,6 +167,7 @@ impl ProxyMetrics {
             sum.admitted += shard.admitted.0.load(Relaxed);
             sum.denied += shard.denied.0.load(Relaxed);
             sum.denied_short += shard.denied_short.0.load(Relaxed);
+            sum.denied_without_share += shard.denied_without_share.0.load(Relaxed);
             sum.waits_started += shard.waits_started.0.load(Relaxed);
             sum.turned_away += shard.turned_away.0.load(Relaxed);
             sum.wait_micros += shard.wait_micros.0.load(Relaxed);
@@ -186,6 +189,7 @@ pub(super) struct Shard {
     pub(super) admitted: Count,
     pub(super) denied: Count,
     pub(super) denied_short: Count,
+    pub(super) denied_without_share: Count,
     pub(super) waits_started: Count,
     pub(super) turned_away: Count,
     pub(super) in_flight: Count,

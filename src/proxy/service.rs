@@ -164,6 +164,7 @@ impl<'c> Turn<'c> {
         }
         let outcome = decision.outcome;
         let is_short = !decision.short.is_empty();
+        let without_share = decision.without_share;
         self.decision = Some(decision);
         let shard = self.connection.worker().shard();
         match outcome {
@@ -171,6 +172,7 @@ impl<'c> Turn<'c> {
             Outcome::Denied { .. } => {
                 shard.denied.add(1);
                 shard.denied_short.add(u64::from(is_short));
+                shard.denied_without_share.add(u64::from(without_share));
                 return Err(Refusal::Denied);
             }
         }

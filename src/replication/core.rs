@@ -39,7 +39,8 @@ pub struct ReplicationConfig {
     pub min_replicas: u32,
     /// Windows that start this far in the future are still believed.
     pub max_clock_skew: Duration,
-    /// How long rows outlive their window: late hits and late frames still find them.
+    /// How long rows outlive their window: late hits and late frames still find them. For bounded mode at least
+    /// [`crate::bounded::grace`].
     pub grace: Duration,
     /// Least time between two bursts of due rows, once [`ReplicationConfig::bursts`] are spent: what
     /// falls due meanwhile shares the next one. 1 ms: at most a thousand bursts a second.
@@ -258,6 +259,7 @@ impl Replication {
             .filter_map(|(_, origin)| origin.address)
             .collect();
         self.push_to = self.nearest_peers(self.config.push_fanout);
+        self.doubt(&fresh);
         self.greet(fresh, now);
         let crowd = u32::try_from(self.peers.len() / self.config.push_fanout.max(1)).unwrap_or(u32::MAX);
         self.bursts.set_interval(self.config.coalesce * crowd.max(1));
@@ -469,6 +471,30 @@ impl Replication {
         own.into_iter()
             .chain(peers)
             .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// This replica.
+    #[must_use]
+    pub fn me(&self) -> &ReplicaId {
+        &self.origins.own().id
+    }
+
+    /// What each replica is known to have granted of `row`, in bounded mode: it is in that replica's count, and
+    /// admitted by nobody before it is in another's.
+    #[must_use]
+    pub fn granted(&self, row: RowRef) -> Vec<(ReplicaId, u64)> {
+        let granted = |(index, id): (OriginIndex, &ReplicaId)| {
+            let grants = self.transfers.grants_of(row, index);
+            (
+                id.clone(),
+                grants.iter().map(|grant| grant.hits).fold(0, u64::saturating_add),
+            )
+        };
+        self.origins
+            .sorted()
+            .map(|(index, origin)| granted((index, &origin.id)))
+            .filter(|(_, hits)| *hits > 0)
             .collect()
     }
 

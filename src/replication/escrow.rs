@@ -23,7 +23,7 @@ impl Replication {
         if escrow.awaits_release()
             && let Some(version) = self.released_version()
         {
-            escrow.handle_released(version);
+            escrow.handle_released(version, self);
         }
         if !escrow.is_due(now) {
             return Outcome::default();

@@ -5,7 +5,6 @@ use super::core::Replication;
 use super::log::OriginIndex;
 use super::origin::{OWN, Origin};
 use super::repair::relayable;
-use crate::limit::RowRef;
 use crate::replica::ReplicaId;
 
 /// What a replica claims to hold of one log.
@@ -53,13 +52,6 @@ pub struct Kept {
 }
 
 impl Replication {
-    /// Hits of `row` that this replica granted to others.
-    #[must_use]
-    pub fn granted(&self, row: RowRef) -> u64 {
-        let grants = self.transfers.grants_of(row, OWN);
-        grants.iter().map(|grant| grant.hits).sum()
-    }
-
     /// What this replica claims of every log, its own first.
     #[must_use]
     pub fn claims(&self) -> Vec<Claim> {

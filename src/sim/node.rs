@@ -111,13 +111,8 @@ impl Node {
         );
         let counters = Arc::clone(limiter.counters());
         let mut replication = Replication::new(replica.clone(), counters, config.replication.clone(), seed);
-        let wall = UnixMillis(generation.div_ceil(1_000));
         let steward = config.roster.clone().map(|roster| {
-            let now = Now {
-                monotonic: Duration::ZERO,
-                wall,
-            };
-            let grace = (config.replication.grace, now);
+            let grace = config.replication.grace;
             let me = replica.clone();
             Steward::start(
                 me,

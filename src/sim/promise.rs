@@ -109,7 +109,9 @@ impl World {
             return Ok(());
         };
         let admitted = self.oracle.admitted_by(row, &at.replica);
-        let granted = at.replication.granted(found);
+        let granted = at.replication.granted(found).into_iter();
+        let granted = granted.filter(|(by, _)| *by == at.replica).map(|(_, hits)| hits);
+        let granted: u64 = granted.sum();
         let came_back = counters.stats().evicted > 0 && view.own > admitted + granted && view.rights() == 0;
         if view.own != admitted + granted && !came_back && self.sabotage().is_none() {
             return Err(self.violation(format!(

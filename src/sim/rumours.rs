@@ -46,6 +46,7 @@ impl Default for BoundedWorld {
                 strict_start: false,
                 retire_on_restart: true,
                 forget_after: None,
+                listen: Duration::ZERO,
             },
             news_delay: Duration::from_millis(20),
             round: Duration::from_millis(100),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bounded::{Escrow, EstateRecord, RosterConfig, RosterRecord, ShareTable};
-use crate::cluster::{Attributes, MemberTable, ModeVersion, Presence, Sighting, View};
-use crate::limit::{Limiter, Now, SyncMode, UnixMillis};
+use crate::cluster::{Announcement, Attributes, MemberTable, ModeVersion, Presence, Sighting, View};
+use crate::limit::{Limiter, Now, SyncMode};
 use crate::replica::ReplicaId;
 use crate::replication::Replication;
 use crate::replication::codec::FRAME_VERSION;
@@ -58,7 +58,7 @@ pub(super) struct Steward {
     /// Those whose last words were let go.
     dropped: BTreeSet<ReplicaId>,
     mode: ModeVersion,
-    started: UnixMillis,
+    announced: Announcement,
     rules_due: Duration,
     published: [u64; 2],
     /// The next view is planned.
@@ -74,14 +74,15 @@ impl Steward {
         mode: SyncMode,
         limiter: &Limiter,
         replication: &mut Replication,
-        (grace, now): (Duration, Now),
+        grace: Duration,
     ) -> Self {
         let shares = Arc::new(ShareTable::new(me.clone()));
         limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
         replication.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
         let mode = ModeVersion::configured(mode);
+        let announced = Announcement::of(mode);
         let attributes = Attributes {
-            mode: Some(mode),
+            mode: Some(announced),
             frame_version: Some(FRAME_VERSION),
             ..Attributes::default()
         };
@@ -95,7 +96,7 @@ impl Steward {
             gone: BTreeMap::new(),
             dropped: BTreeSet::new(),
             mode,
-            started: now.wall,
+            announced,
             rules_due: Duration::ZERO,
             published: [0; 2],
             view_planned: false,
@@ -164,9 +165,12 @@ impl Steward {
     }
 
     fn adopt(&mut self, mode: ModeVersion, limiter: &Limiter, now: Now) {
-        let (announced, applied) = mode.adopted(self.mode, self.started, now.wall);
-        limiter.set_mode(applied.mode, applied.from);
-        self.mode = applied;
+        for (mode, from) in mode.steps(self.announced, now.wall) {
+            limiter.set_mode(mode, from);
+        }
+        self.announced = self.announced.followed_by(mode, now.wall);
+        self.mode = mode;
+        let announced = self.announced;
         self.change_own(|own| own.mode = Some(announced));
     }
 
@@ -259,7 +263,7 @@ fn merge(known: &mut Attributes, said: &Attributes) -> bool {
     let mut is_new = false;
     let newer_mode = said
         .mode
-        .filter(|mode| known.mode.is_none_or(|known| mode.supersedes(known)));
+        .filter(|mode| known.mode.is_none_or(|known| mode.set.supersedes(known.set)));
     if newer_mode.is_some() {
         known.mode = newer_mode;
         is_new = true;

@@ -1,10 +1,16 @@
 //! Leaving in order: the mark, the will, and the heir's word that it has been executed.
 
+use std::time::Duration;
+
 use crate::limit::UnixMillis;
 use crate::replica::ReplicaId;
 
 use super::super::will::{EstateError, heir};
-use super::{Escrow, Sight};
+use super::{Escrow, Logs, Sight};
+
+/// How long a leaver waits for one who may inherit to be called alive: the failure detector takes some heartbeats
+/// for that, and a share may be taken before. Less than the three seconds that a node has for its will.
+const HEIR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How far this node has come in leaving.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,18 +40,27 @@ impl Escrow {
     }
 
     /// Everything that this node ever consumed in bounded rows is in its log up to `version`, and it grants
-    /// nothing any more: the will may be written.
-    pub fn handle_released(&mut self, version: u64) {
+    /// nothing any more: the will may be written. Called again while [`Escrow::awaits_release`].
+    pub fn handle_released(&mut self, version: u64, logs: &impl Logs) {
         if self.departure != Departure::Marked {
             return;
         }
         self.news = true;
         let Some(heir) = self.heir(None) else {
-            self.departure = Departure::Settled;
+            if !self.expects_heir() {
+                self.departure = Departure::Settled;
+            }
             return;
         };
         let taken: Vec<_> = self.roster.decided().cloned().collect();
-        self.departure = match self.estate.bequeath(&heir, version, &taken) {
+        // What rows are not held of any more must not be inherited: they would seem to be unspent.
+        let open = |start: UnixMillis| {
+            let windows = self.periods.iter().map(|period| period.window_at(start));
+            let mut of_start = windows.filter(|window| window.start == start);
+            of_start.any(|window| window.end.plus(self.grace) > self.clock)
+        };
+        let has_rows = |replica: &ReplicaId| logs.has_rows(replica);
+        self.departure = match self.estate.bequeath(&heir, version, &taken, open, has_rows) {
             Ok(()) => Departure::Bequeathed(heir),
             // Too large to publish: what it would have saved is lost.
             Err(_) => Departure::Settled,
@@ -69,11 +84,12 @@ impl Escrow {
     }
 
     /// Looks whether the heir has executed the will, and names another where it never can.
-    pub(super) fn go_on_leaving(&mut self) {
+    pub(super) fn go_on_leaving(&mut self, logs: &impl Logs) {
         let Departure::Bequeathed(heir) = &self.departure else {
             return;
         };
         let heir = heir.clone();
+        self.estate.ease(|replica| logs.has_rows(replica));
         let record = self.sight(&heir).and_then(|sight| sight.estate.clone());
         let Some(record) = record else {
             return;
@@ -105,12 +121,32 @@ impl Escrow {
     }
 
     fn may_inherit(&self, sight: &Sight, active: bool) -> bool {
-        let stays = sight
+        let is_such = sight
             .roster
             .as_ref()
-            .is_some_and(|record| record.active == active && record.leaving_at.is_none());
+            .is_some_and(|record| record.active == active);
+        sight.live && is_such && self.stays(sight)
+    }
+
+    fn stays(&self, sight: &Sight) -> bool {
+        let is_marked = sight
+            .roster
+            .as_ref()
+            .is_none_or(|record| record.leaving_at.is_some());
         let has_will = sight.estate.as_ref().is_some_and(|record| record.will.is_some());
-        sight.live && !sight.has_left && stays && !has_will && sight.replica != self.me
+        !sight.has_left && !is_marked && !has_will && sight.replica.node != self.me.node
+    }
+
+    /// Whether one who could inherit has been out of reach for a moment only, or was not called alive yet.
+    fn expects_heir(&self) -> bool {
+        let unheard = |sight: &&Sight| {
+            let mut members = self.roster.members();
+            let member = members.find(|member| member.replica == sight.replica);
+            let dead_since = member.and_then(|member| member.dead_since);
+            dead_since.is_some_and(|since| since.plus(HEIR_PATIENCE) > self.clock)
+        };
+        let mut staying = self.sights.iter().filter(|sight| self.stays(sight));
+        staying.any(|sight| unheard(&sight))
     }
 
     fn sight(&self, replica: &ReplicaId) -> Option<&Sight> {

@@ -30,7 +30,15 @@ impl Modes {
 
     /// The node announces `mode`. Announcements of one node are heard in their order, but not all of them.
     pub(super) fn note(&mut self, mode: AnnouncedMode) {
-        if mode != self.current {
+        let AnnouncedMode {
+            version,
+            mode: by,
+            from,
+        } = self.current;
+        if (mode.version, mode.mode) == (version, by) {
+            // It decides by it since the earlier instant: what it vouched for stays.
+            self.current.from = from.min(mode.from);
+        } else {
             // Between versions that do not follow each other, another mode may have been in force.
             self.former = (mode.version == self.current.version + 1).then_some(self.current);
             self.current = mode;
@@ -42,5 +50,34 @@ impl Modes {
         let said = [Some(self.current), self.former];
         let mut said = said.into_iter().flatten();
         said.find(|mode| mode.from < start).map(|mode| mode.mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced(version: u64, mode: SyncMode, from: u64) -> AnnouncedMode {
+        AnnouncedMode {
+            version,
+            mode,
+            from: UnixMillis(from),
+        }
+    }
+
+    #[test]
+    fn what_a_node_vouched_for_stays_when_it_says_the_same_mode_again() {
+        let mut modes = Modes::new(announced(0, SyncMode::Gossip, 0));
+        let at = |modes: &Modes| [5, 15, 25, 45].map(|start| modes.at(UnixMillis(start)));
+        let (gossip, bounded) = (Some(SyncMode::Gossip), Some(SyncMode::Bounded));
+        for from in [20, 30, 10, 40] {
+            modes.note(announced(1, SyncMode::Bounded, from));
+        }
+        assert_eq!(at(&modes), [gossip, bounded, bounded, bounded]);
+        modes.note(announced(2, SyncMode::Gossip, 30));
+        assert_eq!(at(&modes), [None, bounded, bounded, gossip]);
+        // What was said in between is not known.
+        modes.note(announced(4, SyncMode::Bounded, 40));
+        assert_eq!(at(&modes), [None, None, None, bounded]);
     }
 }

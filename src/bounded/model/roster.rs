@@ -108,6 +108,7 @@ impl Scenario {
         let config = RosterConfig {
             skew: Duration::from_millis(self.skew * TICK),
             min_roster: self.min_roster,
+            listen: Duration::ZERO,
             strict_start: true,
             retire_on_restart: !self.zombies,
             forget_after: None,

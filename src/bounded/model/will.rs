@@ -230,7 +230,10 @@ impl Model for Wills {
                 let taken = self.membership(leaver);
                 state.replicas[leaver].change(|replica| {
                     let end = replica.consumed;
-                    replica.estate.bequeath(&id(heir), end, [&taken]).ok()?;
+                    replica
+                        .estate
+                        .bequeath(&id(heir), end, [&taken], |_| true, |_| true)
+                        .ok()?;
                     replica.publish();
                     Some(())
                 })?;

@@ -85,17 +85,25 @@ impl Roster {
             .collect::<BTreeSet<_>>()
             .len();
         let needed = self.config.min_roster;
-        if present >= needed {
-            Ok(())
-        } else {
-            Err(Blocked::Gathering { present, needed })
+        if present < needed {
+            return Err(Blocked::Gathering { present, needed });
         }
+        let until = boot_of(self.me.generation).plus(self.config.listen);
+        if self.is_alone(members) && self.clock < until {
+            return Err(Blocked::Listening { until });
+        }
+        Ok(())
     }
 
-    /// A first founder of one may use the windows in progress: it can only repeat what a crash forgot.
+    /// A first founder of one may use the windows in progress: once it has listened in vain, it can only
+    /// repeat what a crash forgot.
     pub(super) fn founds_alone(&self, members: &[&ReplicaId]) -> bool {
-        let alone = members.len() == 1 && self.own.departed.is_empty();
-        alone && self.config.min_roster <= 1 && !self.config.strict_start
+        self.is_alone(members) && self.config.min_roster <= 1 && !self.config.strict_start
+    }
+
+    /// Nobody else was ever heard of.
+    fn is_alone(&self, members: &[&ReplicaId]) -> bool {
+        members.len() == 1 && self.own.departed.is_empty()
     }
 
     /// Everyone who may take a share of windows that start at `start`, as far as is known.

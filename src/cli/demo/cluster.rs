@@ -1,7 +1,7 @@
 //! The cluster of the demo: an upstream and N nodes on free loopback ports.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,6 @@ pub(super) struct Node {
     pub(super) listen: String,
     /// The admin API.
     pub(super) admin: String,
-    gossip: SocketAddr,
 }
 
 impl Cluster {
@@ -62,9 +61,17 @@ impl Cluster {
             NamedTempFile::with_suffix(".yaml").context("cannot write the nodes' configuration")?;
         file.write_all(config(scenes, &upstream, nodes).as_bytes())?;
         let mut started: Vec<Node> = Vec::new();
-        for index in 0..nodes {
-            let seed = started.first().map(|first| first.gossip);
-            let args = node_args(&name(index), seed, file.path());
+        let ports: Vec<_> = (0..nodes)
+            .map(|_| UdpSocket::bind("127.0.0.1:0"))
+            .collect::<Result<_, _>>()?;
+        let seeds: Vec<_> = ports
+            .iter()
+            .map(UdpSocket::local_addr)
+            .collect::<Result<_, _>>()?;
+        for (index, port) in (0..nodes).zip(ports) {
+            let args = node_args(&name(index), port.local_addr()?, &seeds, file.path());
+            // Held until now, so that no other node got it.
+            drop(port);
             let what = format!("node {}", name(index));
             let line = processes.start(&what, &args, "weir: node ").await?;
             started.push(Node::parse(&line).with_context(|| format!("{what} announced `{line}`"))?);
@@ -125,13 +132,11 @@ impl Node {
     fn parse(line: &str) -> Option<Self> {
         let (id, rest) = line.split_once(" listening on ")?;
         let (listen, rest) = rest.split_once(", admin ")?;
-        let (admin, rest) = rest.split_once(", gossip ")?;
-        let (gossip, _mode) = rest.split_once(", mode ")?;
+        let (admin, _rest) = rest.split_once(", gossip ")?;
         Some(Self {
             id: id.to_owned(),
             listen: authority(listen).to_owned(),
             admin: authority(admin).to_owned(),
-            gossip: gossip.parse().ok()?,
         })
     }
 
@@ -153,18 +158,20 @@ impl Node {
     }
 }
 
-fn node_args(id: &str, seed: Option<SocketAddr>, config: &Path) -> Vec<String> {
+/// Every node names all, itself included: none is the one that the others depend on.
+fn node_args(id: &str, gossip: SocketAddr, seeds: &[SocketAddr], config: &Path) -> Vec<String> {
     let mut args = vec!["run".to_owned(), "--debug-headers".to_owned()];
     let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
     flag("--config", config.display().to_string());
     flag("--node-id", id.to_owned());
-    for listener in ["--listen", "--admin", "--gossip"] {
+    for listener in ["--listen", "--admin"] {
         flag(listener, "127.0.0.1:0".to_owned());
     }
+    flag("--gossip", gossip.to_string());
     // One request at a time is on its way; fifty nodes with a thread per core would only crowd it.
     flag("--workers", "1".to_owned());
     flag("--log", "warn".to_owned());
-    if let Some(seed) = seed {
+    for seed in seeds {
         flag("--seed", seed.to_string());
     }
     args
@@ -197,11 +204,9 @@ mod tests {
             id: "a".to_owned(),
             listen: "127.0.0.1:8000".to_owned(),
             admin: "127.0.0.1:8001".to_owned(),
-            gossip: "127.0.0.1:7946".parse().unwrap(),
         };
         assert_eq!(Node::parse(line), Some(node));
         assert_eq!(Node::parse("a listening on http://127.0.0.1:8000"), None);
-        assert_eq!(Node::parse(&line.replace("7946", "port")), None);
     }
 
     #[test]

@@ -106,6 +106,11 @@ fn values_out_of_bounds_are_refused_with_the_remedy() {
             "bounded.wait: `11s` is out of range; use 0s to 10s",
         ),
         (
+            "sync: {max_clock_skew: 2s}\nbounded: {skew: 3s}",
+            "bounded.skew: `3s` is above `sync.max_clock_skew`, 2s: counts of members so far apart are refused; \
+             lower it, or raise `sync.max_clock_skew`",
+        ),
+        (
             "bounded: {min_roster: 0}",
             "bounded.min_roster: `0` is out of range; use 1 to 1000",
         ),
@@ -115,7 +120,7 @@ fn values_out_of_bounds_are_refused_with_the_remedy() {
         ),
         (
             "bounded: {when_without_share: locl}",
-            "bounded.when_without_share: `locl` is neither `deny`, `gossip` nor `local`; did you mean `local`?",
+            "bounded.when_without_share: `locl` is none of `deny`, `gossip` and `local`; did you mean `local`?",
         ),
         (
             "limits: {overflow: alow}",

@@ -142,7 +142,7 @@ async fn a_wait_ends_with_the_last_rights_or_with_its_time() {
                 (metrics.waits_started, node.ended(WaitEnd::TimedOut)),
                 (started, started)
             );
-            assert_eq!(metrics.denied_short, 1);
+            assert_eq!((metrics.denied_short, metrics.denied_without_share), (1, 1));
         }
     })
     .await;

@@ -81,7 +81,8 @@ impl Replication {
         }
     }
 
-    /// Repeats what was not answered, where somebody still waits.
+    /// Repeats what was not answered, where somebody still waits; where all were empty a while ago, the next who
+    /// wants rights has them asked once more.
     pub(in super::super) fn retry_transfers(&mut self, now: Now) {
         for _ in 0..RETRIES_MAX {
             let first = self.transfers.retries.first().copied();
@@ -89,7 +90,17 @@ impl Replication {
                 return;
             };
             self.transfers.schedule(row, None);
+            self.reopen(row);
             self.look_for_rights(row, Purpose::Need, now);
+        }
+    }
+
+    /// These peers were out of reach: what they said before, and what they did not hear since, is of no use.
+    pub(in super::super) fn doubt(&mut self, peers: &[OriginIndex]) {
+        let origins = peers.iter().filter_map(|peer| self.origins.get(*peer));
+        let hashes: SmallVec<[u64; 4]> = origins.map(|origin| origin.hash).collect();
+        for ledger in self.transfers.ledgers.values_mut() {
+            hashes.iter().for_each(|hash| ledger.rights.handle_gain_of(*hash));
         }
     }
 
@@ -98,7 +109,11 @@ impl Replication {
         let live: SmallVec<[u64; 16]> = self.origins.live().map(|(_, origin)| origin.hash).collect();
         let concerned = |ledger: &Ledger| {
             let is_exhausted = ledger.rights.is_exhausted(live.iter().copied());
-            ledger.exhausted && !is_exhausted || ledger.retry_at.is_some()
+            if ledger.exhausted {
+                !is_exhausted
+            } else {
+                ledger.retry_at.is_some()
+            }
         };
         let ledgers = self.transfers.ledgers.iter();
         let rows: Vec<RowRef> = ledgers
@@ -122,7 +137,7 @@ impl Replication {
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
             return;
         };
-        let gained = ledger.rights.handle_answer(hash, answer);
+        let gained = ledger.rights.handle_answer(hash, answer, now.monotonic);
         self.transfers.stats.received += gained;
         self.transfers.stats.answers_empty += u64::from(answer.empty);
         if gained > 0 || !answer.empty {
@@ -228,7 +243,7 @@ impl Replication {
     }
 
     /// Rights are lacking, and whoever could be asked was: those who wait are denied if nobody has any, and else
-    /// the row looks again when the next ask is overdue.
+    /// the row looks again when the next ask is overdue. Of what was certain once it is certain for a while only.
     fn deny_or_retry(&mut self, row: RowRef, start: UnixMillis, need: u64, now: Now) {
         let may_ask = self.may_ask();
         let may_decide = self.may_decide(start, now);
@@ -253,7 +268,7 @@ impl Replication {
             self.transfers.stats.exhausted += 1;
             self.show_peers(row);
         }
-        self.transfers.schedule(row, None);
+        self.transfers.schedule(row, retry.filter(|_| may_ask));
         if let Some(bounded) = &self.transfers.bounded {
             bounded.waiting.exhausted(row);
         }

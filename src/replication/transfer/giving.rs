@@ -105,9 +105,12 @@ impl Replication {
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
             return;
         };
-        for asker in ledger.take_told_empty() {
+        let live = |asker| {
             let mut live = self.origins.live();
-            let Some((peer, origin)) = live.find(|(_, origin)| origin.hash == asker) else {
+            live.find(|(_, origin)| origin.hash == asker)
+        };
+        for asker in ledger.take_told_empty(|asker| live(asker).is_some()) {
+            let Some((peer, origin)) = live(asker) else {
                 continue;
             };
             if left < largest && !goes_first(&origin.id, &self.origins.own().id, view) {

@@ -74,9 +74,11 @@ impl Ledger {
         }
     }
 
-    /// Those who believe that this replica is empty.
-    pub(super) fn take_told_empty(&mut self) -> SmallVec<[u64; 2]> {
-        std::mem::take(&mut self.told_empty)
+    /// Those who believe that this replica is empty and can be told otherwise now.
+    pub(super) fn take_told_empty(&mut self, is_live: impl Fn(u64) -> bool) -> SmallVec<[u64; 2]> {
+        let (told, kept) = self.told_empty.drain(..).partition(|asker| is_live(*asker));
+        self.told_empty = kept;
+        told
     }
 
     /// Whether this replica may grant to `taker`: a row names so many takers and no more.

@@ -153,6 +153,34 @@ fn once_all_are_empty_denials_wait_for_nothing_until_somebody_gains() {
 }
 
 #[test]
+fn who_was_empty_and_gains_unheard_is_asked_again_when_it_reappears_and_after_a_second() {
+    for reappears in [true, false] {
+        let limiters = limiters(3, 9);
+        let mut mesh = Mesh::new(&limiters, 9, 1);
+        (0..2).for_each(|node| mesh.decide(node));
+        mesh.run(2_000);
+        offer(&mut mesh, &[0, 1], (30, 1), 1);
+        // It decides late, and what tells of it is lost.
+        mesh.cuts = vec![(2, 0), (2, 1)];
+        mesh.decide(2);
+        mesh.run(100);
+        mesh.cuts.clear();
+        if reappears {
+            for alive in [false, true] {
+                mesh.nodes[2].alive = alive;
+                mesh.announce();
+            }
+        } else {
+            offer(&mut mesh, &[0, 1], (30, 1), 1);
+            assert_eq!(mesh.admitted(1), 6, "{:?}", mesh.tally);
+            mesh.run(1_000);
+        }
+        offer(&mut mesh, &[0, 1], (30, 1), 1);
+        assert_eq!(mesh.admitted(1), 9, "{:?}", mesh.tally);
+    }
+}
+
+#[test]
 fn a_partition_keeps_the_rights_of_each_side_there_and_gives_them_back_when_it_heals() {
     let limiters = limiters(3, 30);
     let mut mesh = Mesh::new(&limiters, 30, 1);

@@ -160,6 +160,7 @@ fn random_world(
             strict_start: rng.random_bool(0.5),
             retire_on_restart: rng.random_bool(0.7),
             forget_after: None,
+            listen: Duration::ZERO,
         },
         news_delay: Duration::from_millis(rng.random_range(1..=300)),
         round: Duration::from_millis(rng.random_range(80..=250)),
