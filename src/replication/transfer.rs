@@ -61,6 +61,7 @@ struct Bounded {
 #[derive(Default)]
 pub(super) struct Transfers {
     bounded: Option<Bounded>,
+    /// Gone through in the order of the rows, so that a simulation can be repeated.
     ledgers: HashMap<RowRef, Ledger>,
     /// Whose rows are this replica's own beside its own, and their hashes.
     inherited: Vec<(ReplicaId, u64)>,
@@ -160,7 +161,8 @@ impl Replication {
     /// These replicas have inherited: that they were empty proves nothing any more.
     pub fn note_heirs(&mut self, heirs: &[ReplicaId]) {
         let hashes: Vec<u64> = heirs.iter().map(replica_hash).collect();
-        let rows: Vec<RowRef> = self.transfers.ledgers.keys().copied().collect();
+        let mut rows: Vec<RowRef> = self.transfers.ledgers.keys().copied().collect();
+        rows.sort_unstable();
         for row in rows {
             if let Some(ledger) = self.transfers.ledgers.get_mut(&row) {
                 hashes.iter().for_each(|hash| ledger.rights.handle_gain_of(*hash));
@@ -223,7 +225,8 @@ impl Replication {
             let window = counters.window_of(*row);
             window.is_some_and(|window| starts(window.start))
         };
-        let rows: Vec<RowRef> = self.transfers.ledgers.keys().copied().filter(of_start).collect();
+        let mut rows: Vec<RowRef> = self.transfers.ledgers.keys().copied().filter(of_start).collect();
+        rows.sort_unstable();
         for row in rows {
             let Some(view) = self.counters.view(row).filter(|view| view.bounded) else {
                 continue;

@@ -116,10 +116,11 @@ impl Replication {
             }
         };
         let ledgers = self.transfers.ledgers.iter();
-        let rows: Vec<RowRef> = ledgers
+        let mut rows: Vec<RowRef> = ledgers
             .filter(|(_, ledger)| concerned(ledger))
             .map(|(row, _)| *row)
             .collect();
+        rows.sort_unstable();
         for row in rows {
             self.reopen(row);
             self.look_for_rights(row, Purpose::Need, now);
