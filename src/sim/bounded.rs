@@ -370,7 +370,15 @@ impl World {
                 if period.divisor.is_some() || matches!(period.blocked, Some(Blocked::Gathering { .. })) {
                     continue;
                 }
-                return Err(self.violation(format!("n{node} has no share: {period:?}; {:?}", status.members)));
+                let modes: Vec<_> = self
+                    .serving()
+                    .into_iter()
+                    .map(|node| (node, self.nodes[node].steward.as_ref().map(|s| s.mode())))
+                    .collect();
+                return Err(self.violation(format!(
+                    "n{node} has no share: {period:?}; {:?}; modes {modes:?}",
+                    status.members
+                )));
             }
         }
         Ok(())

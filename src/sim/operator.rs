@@ -50,11 +50,16 @@ impl World {
         self.settle(at, &[])
     }
 
-    /// The operator switches the mode of the cluster at `node`.
+    /// The operator switches the mode of the cluster at `node`, which changes nothing where it was set to that. What is
+    /// only configured at `node` may differ elsewhere.
     pub(super) fn switch(&mut self, node: usize, mode: SyncMode) -> bool {
         let now = self.nodes[node].now(self.now);
         let at = &mut self.nodes[node];
-        let Some(steward) = at.steward.as_mut().filter(|s| s.mode().mode != mode) else {
+        let Some(steward) = at
+            .steward
+            .as_mut()
+            .filter(|s| s.mode().mode != mode || s.mode().version == 0)
+        else {
             return false;
         };
         steward.set_mode(mode, &at.limiter, now);
