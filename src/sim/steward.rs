@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::bounded::{Escrow, EstateRecord, RosterConfig, RosterRecord, ShareTable};
 use crate::cluster::{Announcement, Attributes, MemberTable, ModeVersion, Presence, Sighting, View};
-use crate::limit::{Limiter, Now, SyncMode};
+use crate::limit::{Limiter, Now, SyncMode, UnixMillis};
 use crate::replica::ReplicaId;
 use crate::replication::Replication;
 use crate::replication::codec::FRAME_VERSION;
@@ -107,6 +107,11 @@ impl Steward {
     /// The mode that it decides by.
     pub(super) fn mode(&self) -> ModeVersion {
         self.mode
+    }
+
+    /// It vouches that it decides windows that start later by its mode; earlier ones may have begun in another.
+    pub(super) fn vouched(&self) -> UnixMillis {
+        self.announced.vouched
     }
 
     /// What it says of itself.
