@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::rules::Rules;
+use super::rules::InForce;
 
 /// Most peers asked at a time: a grant of each is enough, and more would only scatter what is left.
 const ASKED_MAX: usize = 3;
@@ -70,8 +70,7 @@ pub struct Rights<P> {
     granted: SmallVec<[(P, u64); 2]>,
     asked: SmallVec<[(P, Asked); ASKED_MAX]>,
     largest_waiter: u64,
-    #[cfg(test)]
-    rules: Rules,
+    rules: InForce,
 }
 
 /// What came of asking one peer.
@@ -94,8 +93,7 @@ impl<P: Copy + Ord> Rights<P> {
             granted: SmallVec::new(),
             asked: SmallVec::new(),
             largest_waiter: 0,
-            #[cfg(test)]
-            rules: Rules::ALL,
+            rules: InForce::ALL,
         }
     }
 
@@ -184,7 +182,7 @@ impl<P: Copy + Ord> Rights<P> {
         asker_first: bool,
         account: &mut impl Account,
     ) -> Answer {
-        let deduct = self.rules().deduction;
+        let deduct = self.rules.get().deduction;
         let left = account.left();
         let offer = self.offer(left, ask.need, asker_first);
         let granted = value_of(&mut self.granted, asker);
@@ -293,20 +291,9 @@ impl<P: Copy + Ord> Rights<P> {
     }
 
     #[cfg(test)]
-    pub(super) fn with_rules(mut self, rules: Rules) -> Self {
-        self.rules = rules;
+    pub(super) fn with_rules(mut self, rules: impl Into<InForce>) -> Self {
+        self.rules = rules.into();
         self
-    }
-
-    #[cfg(test)]
-    fn rules(&self) -> Rules {
-        self.rules
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests break rules per row")]
-    fn rules(&self) -> Rules {
-        Rules::ALL
     }
 }
 

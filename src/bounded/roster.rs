@@ -15,7 +15,7 @@ use crate::replica::{Generation, NodeId, ReplicaId};
 
 use super::blocked::Blocked;
 use super::record::RosterRecord;
-use super::rules::Rules;
+use super::rules::InForce;
 use super::share::Membership;
 
 /// How long a departed replica is remembered beyond need, so that a record which was on its way when it
@@ -63,8 +63,7 @@ pub struct Roster {
     clock: UnixMillis,
     end: Option<End>,
     full: bool,
-    #[cfg(test)]
-    rules: Rules,
+    rules: InForce,
 }
 
 /// Why this replica will take no more shares.
@@ -114,8 +113,7 @@ impl Roster {
             clock: boot,
             end: None,
             full: false,
-            #[cfg(test)]
-            rules: Rules::ALL,
+            rules: InForce::ALL,
         }
     }
 
@@ -291,8 +289,8 @@ impl Roster {
     }
 
     #[cfg(test)]
-    pub(super) fn with_rules(mut self, rules: Rules) -> Self {
-        self.rules = rules;
+    pub(super) fn with_rules(mut self, rules: impl Into<InForce>) -> Self {
+        self.rules = rules.into();
         self
     }
 
@@ -307,17 +305,6 @@ impl Roster {
     #[cfg(test)]
     pub(super) fn held_version(&self, owner: &ReplicaId) -> u64 {
         self.records.get(owner).map_or(0, |record| record.version)
-    }
-
-    #[cfg(test)]
-    fn rules(&self) -> Rules {
-        self.rules
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests break rules per roster")]
-    fn rules(&self) -> Rules {
-        Rules::ALL
     }
 }
 

@@ -37,3 +37,36 @@ impl Rules {
         revision: true,
     };
 }
+
+/// The rules that one value goes by: all of them, but for those that a test broke. Nothing outside tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct InForce {
+    #[cfg(test)]
+    rules: Rules,
+}
+
+impl InForce {
+    /// All of them.
+    pub(super) const ALL: Self = Self {
+        #[cfg(test)]
+        rules: Rules::ALL,
+    };
+
+    #[cfg(test)]
+    pub(super) fn get(self) -> Rules {
+        self.rules
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests break rules value by value")]
+    pub(super) fn get(self) -> Rules {
+        Rules::ALL
+    }
+}
+
+#[cfg(test)]
+impl From<Rules> for InForce {
+    fn from(rules: Rules) -> Self {
+        Self { rules }
+    }
+}

@@ -15,7 +15,7 @@ use crate::limit::{KeyHash, UnixMillis, Window};
 use crate::replica::ReplicaId;
 
 use super::rights::allowance;
-use super::rules::Rules;
+use super::rules::InForce;
 use super::share::{Membership, affinity};
 
 /// What a replica publishes of wills: its own, and whose it has executed. One atomic versioned record.
@@ -86,8 +86,7 @@ pub struct Estate {
     me: ReplicaId,
     own: EstateRecord,
     inherited: BTreeMap<ReplicaId, Inherited>,
-    #[cfg(test)]
-    rules: Rules,
+    rules: InForce,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,8 +129,7 @@ impl Estate {
                 ..EstateRecord::default()
             },
             inherited: BTreeMap::new(),
-            #[cfg(test)]
-            rules: Rules::ALL,
+            rules: InForce::ALL,
         }
     }
 
@@ -170,7 +168,7 @@ impl Estate {
         }
         for (replica, part) in &estate {
             let (held, needed) = (held(replica), part.final_version);
-            if held < needed && self.rules().complete {
+            if held < needed && self.rules.get().complete {
                 return Err(EstateError::Incomplete {
                     replica: replica.clone(),
                     held,
@@ -263,7 +261,7 @@ impl Estate {
     /// [`EstateError::NoWill`] without one, [`EstateError::Pending`] while the first heir may own it.
     pub fn revise(&mut self, first: &EstateRecord, heir: &ReplicaId) -> Result<(), EstateError> {
         let barred = first.will.is_some() && !first.executed.contains(&self.me);
-        let barred = barred || !self.rules().revision;
+        let barred = barred || !self.rules.get().revision;
         let will = self.own.will.as_mut().ok_or(EstateError::NoWill)?;
         if !barred {
             return Err(EstateError::Pending);
@@ -277,7 +275,7 @@ impl Estate {
     /// sure to hold its own rows.
     #[must_use]
     pub fn is_executed(&self, heir: &EstateRecord) -> bool {
-        heir.executed.contains(&self.me) || !self.rules().acknowledgement
+        heir.executed.contains(&self.me) || !self.rules.get().acknowledgement
     }
 
     /// The memberships whose shares were inherited.
@@ -334,20 +332,9 @@ impl Estate {
     }
 
     #[cfg(test)]
-    pub(super) fn with_rules(mut self, rules: Rules) -> Self {
-        self.rules = rules;
+    pub(super) fn with_rules(mut self, rules: impl Into<InForce>) -> Self {
+        self.rules = rules.into();
         self
-    }
-
-    #[cfg(test)]
-    fn rules(&self) -> Rules {
-        self.rules
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests break rules per estate")]
-    fn rules(&self) -> Rules {
-        Rules::ALL
     }
 }
 

@@ -75,7 +75,7 @@ impl Roster {
             let generation = newest.entry(&replica.node).or_insert(replica.generation);
             *generation = replica.generation.max(*generation);
         }
-        let skew = if self.rules().skew {
+        let skew = if self.rules.get().skew {
             self.config.skew
         } else {
             Duration::ZERO

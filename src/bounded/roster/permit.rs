@@ -12,7 +12,7 @@ use super::{End, Roster, STARTS_MAX, boot_of};
 /// In the order in which it is told.
 impl Roster {
     pub(super) fn permitted(&self, start: UnixMillis) -> Result<(), Blocked> {
-        match self.end.filter(|_| self.rules().leaving) {
+        match self.end.filter(|_| self.rules.get().leaving) {
             Some(End::Leaving) => return Err(Blocked::Leaving),
             Some(End::Superseded) => return Err(Blocked::Superseded),
             Some(End::Forgotten) => return Err(Blocked::Forgotten),
@@ -30,7 +30,7 @@ impl Roster {
 
     /// Whoever spent before this replica booted did so in windows that started by boot + S.
     pub(super) fn booted_before(&self, start: UnixMillis) -> Result<(), Blocked> {
-        let skew = if self.rules().skew {
+        let skew = if self.rules.get().skew {
             self.config.skew
         } else {
             Duration::ZERO
@@ -61,7 +61,7 @@ impl Roster {
                         since,
                     });
                 }
-                Some(from) if *from >= start && self.rules().from => {
+                Some(from) if *from >= start && self.rules.get().from => {
                     return Err(Blocked::ListedLate {
                         member: member.clone(),
                         from: *from,
@@ -76,7 +76,7 @@ impl Roster {
     /// A first share needs enough nodes, or a member that has taken one: then the group exists already.
     pub(super) fn gathered(&self, members: &[&ReplicaId]) -> Result<(), Blocked> {
         let active = |member: &&ReplicaId| self.records.get(*member).is_some_and(|record| record.active);
-        if self.own.active || members.iter().any(active) || !self.rules().gathering {
+        if self.own.active || members.iter().any(active) || !self.rules.get().gathering {
             return Ok(());
         }
         let present = members
@@ -108,7 +108,7 @@ impl Roster {
 
     /// Everyone who may take a share of windows that start at `start`, as far as is known.
     pub(in crate::bounded) fn members_at(&self, start: UnixMillis) -> Vec<&ReplicaId> {
-        let late = |(_, until): &(&ReplicaId, &UnixMillis)| self.rules().until && **until >= start;
+        let late = |(_, until): &(&ReplicaId, &UnixMillis)| self.rules.get().until && **until >= start;
         let departed = self.own.departed.iter().filter(late).map(|(replica, _)| replica);
         self.own.members.keys().chain(departed).collect()
     }
