@@ -243,8 +243,8 @@ impl Limiter {
 
     /// Changes the cluster-wide mode: at once, but where the old or the new one is bounded. There, windows that
     /// start at or before `from` keep the mode they have, and later ones have the new one, those that have begun
-    /// too: what was admitted in them stays, and a bounded one has no rights but by shares and grants. The caller then wakes replication, which finds every row in
-    /// [`Counters::take_changed`].
+    /// too: what was admitted in them stays, and a bounded one has no rights but by shares and grants. The caller
+    /// then wakes replication, which finds every row in [`Counters::take_changed`].
     pub fn set_mode(&self, mode: SyncMode, from: UnixMillis) {
         self.change(|table| table.next(Arc::clone(&table.rules), mode, from));
     }

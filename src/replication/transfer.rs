@@ -105,6 +105,14 @@ impl Transfers {
         ledger.is_some_and(|ledger| ledger.rights.granted().next().is_some())
     }
 
+    /// The rows with transfers that are `concerned`, in their order: what is done for them can be repeated.
+    fn rows(&self, concerned: impl Fn(&RowRef, &Ledger) -> bool) -> Vec<RowRef> {
+        let ledgers = self.ledgers.iter().filter(|(row, ledger)| concerned(row, ledger));
+        let mut rows: Vec<RowRef> = ledgers.map(|(row, _)| *row).collect();
+        rows.sort_unstable();
+        rows
+    }
+
     fn tell(&mut self, peer: OriginIndex, key: RowKey, kind: TransferKind) {
         let outgoing = self.outgoing.entry(peer).or_default();
         outgoing.push(Transfer { key, kind });
@@ -161,9 +169,7 @@ impl Replication {
     /// These replicas have inherited: that they were empty proves nothing any more.
     pub fn note_heirs(&mut self, heirs: &[ReplicaId]) {
         let hashes: Vec<u64> = heirs.iter().map(replica_hash).collect();
-        let mut rows: Vec<RowRef> = self.transfers.ledgers.keys().copied().collect();
-        rows.sort_unstable();
-        for row in rows {
+        for row in self.transfers.rows(|_, _| true) {
             if let Some(ledger) = self.transfers.ledgers.get_mut(&row) {
                 hashes.iter().for_each(|hash| ledger.rights.handle_gain_of(*hash));
             }
@@ -221,13 +227,11 @@ impl Replication {
     /// have risen, and those who asked in vain are told.
     fn review_ledgers(&mut self, starts: impl Fn(UnixMillis) -> bool) {
         let counters = &self.counters;
-        let of_start = |row: &RowRef| {
+        let of_start = |row: &RowRef, _: &Ledger| {
             let window = counters.window_of(*row);
             window.is_some_and(|window| starts(window.start))
         };
-        let mut rows: Vec<RowRef> = self.transfers.ledgers.keys().copied().filter(of_start).collect();
-        rows.sort_unstable();
-        for row in rows {
+        for row in self.transfers.rows(of_start) {
             let Some(view) = self.counters.view(row).filter(|view| view.bounded) else {
                 continue;
             };

@@ -87,7 +87,7 @@ impl Counters {
         self.rights.round.fetch_add(1, SeqCst);
         let mut raise = |row: RowRef, view: &RowView| {
             if view.bounded && view.key.window.start == start {
-                self.raise_and_wake(row, view, allowance(row, view));
+                self.raise_and_wake(row, view.allowance, allowance(row, view));
             }
         };
         // Others that are listed meanwhile come behind these.
@@ -117,13 +117,13 @@ impl Counters {
         self.rights.round.fetch_add(1, SeqCst);
         self.for_each_live(|row, view| {
             if view.bounded {
-                self.raise_and_wake(row, &view, allowance(row, &view));
+                self.raise_and_wake(row, view.allowance, allowance(row, &view));
             }
         });
     }
 
-    fn raise_and_wake(&self, row: RowRef, before: &RowView, to: u64) {
-        let gained = to.saturating_sub(before.allowance);
+    fn raise_and_wake(&self, row: RowRef, before: u64, to: u64) {
+        let gained = to.saturating_sub(before);
         if gained > 0 {
             self.raise_allowance(row, to);
             self.rights.waiting.rights_came(row, gained);
@@ -225,10 +225,7 @@ impl Counters {
         // row and reads the round. One of the two sees the other.
         if self.rights.round.load(SeqCst) != round {
             let again = self.first_share(group, fingerprint).map_or(0, |share| share.hits);
-            if again > first.allowance {
-                self.raise_allowance(row, again);
-                self.rights.waiting.rights_came(row, again - first.allowance);
-            }
+            self.raise_and_wake(row, first.allowance, again);
         }
     }
 

@@ -107,7 +107,7 @@ impl Replication {
     /// Membership changed: what was certain may not be any more, and what was not may be.
     pub(in super::super) fn review_exhausted(&mut self, now: Now) {
         let live: SmallVec<[u64; 16]> = self.origins.live().map(|(_, origin)| origin.hash).collect();
-        let concerned = |ledger: &Ledger| {
+        let concerned = |_: &RowRef, ledger: &Ledger| {
             let is_exhausted = ledger.rights.is_exhausted(live.iter().copied());
             if ledger.exhausted {
                 !is_exhausted
@@ -115,13 +115,7 @@ impl Replication {
                 ledger.retry_at.is_some()
             }
         };
-        let ledgers = self.transfers.ledgers.iter();
-        let mut rows: Vec<RowRef> = ledgers
-            .filter(|(_, ledger)| concerned(ledger))
-            .map(|(row, _)| *row)
-            .collect();
-        rows.sort_unstable();
-        for row in rows {
+        for row in self.transfers.rows(concerned) {
             self.reopen(row);
             self.look_for_rights(row, Purpose::Need, now);
         }

@@ -1,11 +1,12 @@
 //! Answering those who ask for rights.
 
+use smallvec::SmallVec;
+
 use crate::bounded::{Account, Answer, Ask, priority};
 use crate::limit::{Counters, Now, RowKey, RowRef, RowView};
-
 use crate::replica::ReplicaId;
 
-use super::super::codec::{Transfer, TransferKind};
+use super::super::codec::TransferKind;
 use super::super::core::Replication;
 use super::super::log::OriginIndex;
 
@@ -109,6 +110,7 @@ impl Replication {
             let mut live = self.origins.live();
             live.find(|(_, origin)| origin.hash == asker)
         };
+        let mut told: SmallVec<[(OriginIndex, u64); 2]> = SmallVec::new();
         for asker in ledger.take_told_empty(|asker| live(asker).is_some()) {
             let Some((peer, origin)) = live(asker) else {
                 continue;
@@ -117,14 +119,12 @@ impl Replication {
                 ledger.note_told(asker, true);
                 continue;
             }
-            let granted = ledger.rights.granted_to(asker);
+            told.push((peer, ledger.rights.granted_to(asker)));
+        }
+        for (peer, granted) in told {
             let empty = false;
             let kind = TransferKind::Answer(Answer { granted, empty });
-            self.transfers
-                .outgoing
-                .entry(peer)
-                .or_default()
-                .push(Transfer { key: view.key, kind });
+            self.transfers.tell(peer, view.key, kind);
         }
     }
 }
