@@ -184,8 +184,7 @@ impl Virtual {
         let counters = Arc::clone(limiter.counters());
         let mut core = Replication::new(id.clone(), counters, ReplicationConfig::default(), index as u64);
         let shares = Arc::new(ShareTable::new(id.clone()));
-        limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
-        core.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
+        core.set_bounded(Arc::clone(&shares));
         self.members.push(Member {
             id,
             limiter,

@@ -87,8 +87,7 @@ impl Node {
         let members = peers.others.iter().chain([&peers.me]).cloned();
         let membership = Membership::try_new(input::EPOCH, &peers.me, members);
         shares.replace(membership.map(Arc::new));
-        core.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
-        limiter.counters().set_shares(Box::new(shares));
+        core.set_bounded(shares);
         Self {
             peers,
             limiter,

@@ -90,7 +90,7 @@ impl Rig {
             to_membership,
         );
         let mut replication = Replication::new(replica("a"), counters, ReplicationConfig::default(), 1);
-        replication.set_bounded(Arc::clone(steward.shares()), Arc::clone(limiter.waiting()));
+        replication.set_bounded(Arc::clone(steward.shares()));
         let driver = Driver {
             steward,
             replication,

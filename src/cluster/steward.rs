@@ -37,8 +37,8 @@ pub(super) struct Steward {
 }
 
 impl Steward {
-    /// Rows of `limiter` begin with shares that the escrow of `me` takes. `grace` is how long rows outlive
-    /// their windows.
+    /// The steward of `me`. `grace` is how long rows outlive their windows. The replication core is to be given
+    /// [`Steward::shares`].
     pub(super) fn new(
         me: ReplicaId,
         config: RosterConfig,
@@ -48,7 +48,6 @@ impl Steward {
         membership: mpsc::Sender<MembershipCommand>,
     ) -> Self {
         let shares = Arc::new(ShareTable::new(me.clone()));
-        limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
         let configured = (*mode.borrow()).into();
         Self {
             escrow: Escrow::new(me, config, grace, configured, Arc::clone(&shares)),

@@ -198,7 +198,7 @@ impl GossipThread {
         );
         let seed = rand::rngs::StdRng::from_os_rng().next_u64();
         let mut replication = Replication::new(me, Arc::clone(limiter.counters()), self.replication, seed);
-        replication.set_bounded(Arc::clone(steward.shares()), Arc::clone(limiter.waiting()));
+        replication.set_bounded(Arc::clone(steward.shares()));
         let driver = Driver {
             flushing: None,
             replication,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bounded::{ShareTable, allowance, replica_hash};
-use crate::limit::{Now, RowKey, RowRef, RowView, Shares as _, UnixMillis, WaitingRoom};
+use crate::limit::{Now, RowKey, RowRef, RowView, Shares as _, UnixMillis};
 use crate::replica::ReplicaId;
 
 use super::codec::{self, Body, FRAME_VERSION_RIGHTS, Grant, Transfer, TransferKind, Version};
@@ -51,16 +51,11 @@ pub struct TransferStats {
     pub exhausted: u64,
 }
 
-/// What bounded mode reads of the rest of the node.
-struct Bounded {
-    shares: Arc<ShareTable>,
-    waiting: Arc<WaitingRoom>,
-}
-
 /// The transfers of all rows.
 #[derive(Default)]
 pub(super) struct Transfers {
-    bounded: Option<Bounded>,
+    /// What this replica holds; without it nothing moves.
+    shares: Option<Arc<ShareTable>>,
     /// Gone through in the order of the rows, so that a simulation can be repeated.
     ledgers: HashMap<RowRef, Ledger>,
     /// Whose rows are this replica's own beside its own, and their hashes.
@@ -134,10 +129,11 @@ impl Transfers {
 
 /// What the roster's owner calls.
 impl Replication {
-    /// Lets rights move: `shares` says what this replica holds, `waiting` who waits for more. Called once, before
-    /// anything else happens; without it rows carry grants, and nobody is asked or given anything.
-    pub fn set_bounded(&mut self, shares: Arc<ShareTable>, waiting: Arc<WaitingRoom>) {
-        self.transfers.bounded = Some(Bounded { shares, waiting });
+    /// Lets rights move: `shares` says what this replica holds, and what rows begin with from now on. Called once,
+    /// before anything else happens; without it rows carry grants, and nobody is asked or given anything.
+    pub fn set_bounded(&mut self, shares: Arc<ShareTable>) {
+        self.counters.set_shares(Box::new(Arc::clone(&shares)));
+        self.transfers.shares = Some(shares);
     }
 
     /// A share of the windows that start at `start` was decided: rows that were made before get theirs, and
@@ -206,10 +202,10 @@ impl Replication {
     /// Forgets those of whom nothing is left that could be spent.
     pub(super) fn forget_inherited(&mut self) {
         let Transfers {
-            bounded, inherited, ..
+            shares, inherited, ..
         } = &mut self.transfers;
         inherited.retain(|(id, _)| {
-            let has_share = bounded.as_ref().is_some_and(|bounded| bounded.shares.holds(id));
+            let has_share = shares.as_ref().is_some_and(|shares| shares.holds(id));
             has_share || self.origins.index_of(id).is_some()
         });
     }
@@ -247,15 +243,13 @@ impl Replication {
 impl Replication {
     /// What this replica may consume of a row in all: docs/bounded.md, §5.
     fn allowance(&self, row: RowRef, view: &RowView) -> u64 {
-        let (Some(bounded), Some(limit)) = (&self.transfers.bounded, view.limit) else {
+        let (Some(shares), Some(limit)) = (&self.transfers.shares, view.limit) else {
             return 0;
         };
         let own = &self.origins.own().id;
         let inherited = &self.transfers.inherited;
         let counts = |holder: &ReplicaId| holder == own || inherited.iter().any(|(id, _)| id == holder);
-        let share = bounded
-            .shares
-            .share_of(counts, limit, view.key.key, view.key.window);
+        let share = shares.share_of(counts, limit, view.key.key, view.key.window);
         let ledger = self.transfers.ledgers.get(&row);
         let granted_to_me = ledger.map_or(0, |ledger| ledger.rights.allowance(0));
         let granted_to_others = inherited
@@ -280,10 +274,7 @@ impl Replication {
         if to <= view.allowance {
             return view.rights();
         }
-        self.counters.raise_allowance(row, to);
-        if let Some(bounded) = &self.transfers.bounded {
-            bounded.waiting.rights_came(row, to - view.allowance);
-        }
+        self.counters.raise_and_wake(row, view.allowance, to);
         let left = to.saturating_sub(view.own);
         self.tell_askers(row, view, left);
         left
@@ -363,7 +354,7 @@ impl Replication {
         else {
             return;
         };
-        if self.transfers.bounded.is_none() || self.frame_version < FRAME_VERSION_RIGHTS {
+        if self.transfers.shares.is_none() || self.frame_version < FRAME_VERSION_RIGHTS {
             return;
         }
         for transfer in transfers {
@@ -405,8 +396,7 @@ impl Replication {
 
     /// Whether this replica may yet take a share of windows that start at `start`.
     fn may_decide(&self, start: UnixMillis, now: Now) -> bool {
-        let bounded = self.transfers.bounded.as_ref();
-        bounded.is_some_and(|bounded| !bounded.shares.is_decided(start))
-            && now.wall < start.plus(DECISION_GRACE)
+        let shares = self.transfers.shares.as_ref();
+        shares.is_some_and(|shares| !shares.is_decided(start)) && now.wall < start.plus(DECISION_GRACE)
     }
 }

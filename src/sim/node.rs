@@ -114,15 +114,7 @@ impl Node {
         let steward = config.roster.clone().map(|roster| {
             let grace = config.replication.grace;
             let me = replica.clone();
-            Steward::start(
-                me,
-                address(index),
-                roster,
-                config.mode,
-                &limiter,
-                &mut replication,
-                grace,
-            )
+            Steward::start(me, address(index), roster, config.mode, &mut replication, grace)
         });
         Self {
             steward,

@@ -66,19 +66,17 @@ pub(super) struct Steward {
 }
 
 impl Steward {
-    /// The steward of `me`, whose configuration says `mode`. Rows of `limiter` begin with the shares it takes.
+    /// The steward of `me`, whose configuration says `mode`. Rows begin with the shares it takes.
     pub(super) fn start(
         me: ReplicaId,
         address: SocketAddr,
         config: RosterConfig,
         mode: SyncMode,
-        limiter: &Limiter,
         replication: &mut Replication,
         grace: Duration,
     ) -> Self {
         let shares = Arc::new(ShareTable::new(me.clone()));
-        limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
-        replication.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
+        replication.set_bounded(Arc::clone(&shares));
         let mode = ModeVersion::configured(mode);
         let announced = Announcement::of(mode);
         let attributes = Attributes {

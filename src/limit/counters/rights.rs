@@ -122,7 +122,8 @@ impl Counters {
         });
     }
 
-    fn raise_and_wake(&self, row: RowRef, before: u64, to: u64) {
+    /// As [`Counters::raise_allowance`], from `before`, and wakes who waits for what was gained.
+    pub fn raise_and_wake(&self, row: RowRef, before: u64, to: u64) {
         let gained = to.saturating_sub(before);
         if gained > 0 {
             self.raise_allowance(row, to);

@@ -56,7 +56,7 @@ impl Replication {
 
     /// Looks for the rights that requests found too few of.
     pub(in super::super) fn take_wanted(&mut self, now: Now) {
-        if self.transfers.bounded.is_none() {
+        if self.transfers.shares.is_none() {
             return;
         }
         let until = now.monotonic + WANT_LASTS;
@@ -153,10 +153,10 @@ impl Replication {
             return;
         }
         let left = self.raise(row, &view);
-        let Some(bounded) = &self.transfers.bounded else {
+        if self.transfers.shares.is_none() {
             return;
-        };
-        let waiting = bounded.waiting.largest(row);
+        }
+        let waiting = self.counters.waiting().largest(row);
         let Some(ledger) = self.transfers.ledgers.get_mut(&row) else {
             return;
         };
@@ -221,7 +221,7 @@ impl Replication {
         limit: u64,
         batch: u64,
     ) -> SmallVec<[(OriginIndex, u64, u64); 16]> {
-        let shares = self.transfers.bounded.as_ref().map(|bounded| &bounded.shares);
+        let shares = self.transfers.shares.as_ref();
         let ledger = self.transfers.ledgers.get(&row);
         let state = self.rows.get(row);
         let live = self.origins.live().map(|(index, origin)| {
@@ -264,9 +264,7 @@ impl Replication {
             self.show_peers(row);
         }
         self.transfers.schedule(row, retry.filter(|_| may_ask));
-        if let Some(bounded) = &self.transfers.bounded {
-            bounded.waiting.exhausted(row);
-        }
+        self.counters.waiting().exhausted(row);
     }
 
     /// How much an ask is for where nobody needs more: an even part of the limit.
@@ -278,7 +276,7 @@ impl Replication {
     /// until its heir has it.
     fn may_ask(&self) -> bool {
         let understood = self.frame_version >= FRAME_VERSION_RIGHTS;
-        let bounded = self.transfers.bounded.is_some();
-        bounded && understood && !self.leaving && !self.peers.is_empty()
+        let holds_shares = self.transfers.shares.is_some();
+        holds_shares && understood && !self.leaving && !self.peers.is_empty()
     }
 }

@@ -63,7 +63,7 @@ impl Replication {
     }
 
     fn grant(&mut self, peer: OriginIndex, row: RowRef, view: &RowView, ask: Ask) -> Answer {
-        let (Some(asker), Some(bounded)) = (self.origins.get(peer), &self.transfers.bounded) else {
+        let Some(asker) = self.origins.get(peer).filter(|_| self.transfers.shares.is_some()) else {
             return Answer {
                 granted: 0,
                 empty: true,
@@ -78,7 +78,9 @@ impl Replication {
             };
         }
         let asker_first = goes_first(&asker.id, &self.origins.own().id, view);
-        ledger.rights.set_largest_waiter(bounded.waiting.largest(row));
+        ledger
+            .rights
+            .set_largest_waiter(self.counters.waiting().largest(row));
         let mut account = RowAccount {
             counters: &self.counters,
             row,
@@ -96,10 +98,10 @@ impl Replication {
     /// Tells those who were told that there is nothing here that there is now: `left`. Where that is too little for
     /// a request that waits here, only those to whom this replica would yield it.
     pub(super) fn tell_askers(&mut self, row: RowRef, view: &RowView, left: u64) {
-        let Some(bounded) = self.transfers.bounded.as_ref().filter(|_| !self.leaving) else {
+        if self.leaving || self.transfers.shares.is_none() {
             return;
-        };
-        let largest = bounded.waiting.largest(row);
+        }
+        let largest = self.counters.waiting().largest(row);
         if left == 0 || left == largest {
             return;
         }

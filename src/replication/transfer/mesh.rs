@@ -118,11 +118,10 @@ impl<'a> Mesh<'a> {
                 generation: Generation(index as u64),
             };
             let shares = Arc::new(ShareTable::new(id.clone()));
-            limiter.counters().set_shares(Box::new(Arc::clone(&shares)));
             let counters = Arc::clone(limiter.counters());
             let config = ReplicationConfig::default();
             let mut core = Replication::new(id.clone(), counters, config, seed + index as u64);
-            core.set_bounded(Arc::clone(&shares), Arc::clone(limiter.waiting()));
+            core.set_bounded(Arc::clone(&shares));
             Node {
                 id,
                 core,
