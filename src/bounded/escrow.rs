@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::limit::{Period, SyncMode, UnixMillis};
+use crate::limit::{Limiter, Now, Period, SyncMode, UnixMillis};
 use crate::replica::{NodeId, ReplicaId};
 
 use super::blocked::Blocked;
@@ -38,6 +38,8 @@ const RETRY: Duration = Duration::from_millis(100);
 const WILL_RETRY: Duration = Duration::from_millis(5);
 /// How much longer than S rows outlive their windows, for what is late on the way.
 const GRACE_MARGIN: Duration = Duration::from_secs(1);
+/// How often the rules are asked for their bounded periods. A switch to bounded mode is announced seconds ahead.
+const RULES_INTERVAL: Duration = Duration::from_millis(100);
 /// How often everything else that only time changes is looked at: members to forget.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -107,6 +109,8 @@ pub struct Escrow {
     /// Some rule is bounded, or was since this node started. Until then nobody is counted, so that a cluster
     /// without bounded rules gathers no dead members.
     involved: bool,
+    /// When the rules are looked at next, on the monotonic clock.
+    rules_due: Duration,
     periods: Vec<Period>,
     sights: Vec<Sight>,
     modes: BTreeMap<ReplicaId, Modes>,
@@ -152,6 +156,7 @@ impl Escrow {
             estate: Estate::new(me.clone()),
             shares,
             involved: false,
+            rules_due: Duration::ZERO,
             periods: Vec::new(),
             sights: Vec::new(),
             modes: BTreeMap::from([(me.clone(), Modes::new(mode))]),
@@ -194,6 +199,16 @@ impl Escrow {
             self.involved = true;
             self.absorb();
         }
+    }
+
+    /// Looks at the rules of `limiter` and the mode that it decides by, if that is due; whether it was.
+    pub fn look_at_rules(&mut self, limiter: &Limiter, applied: AnnouncedMode, now: Now) -> bool {
+        let is_due = now.monotonic >= self.rules_due;
+        if is_due {
+            self.rules_due = now.monotonic + RULES_INTERVAL;
+            self.handle_rules(limiter.bounded_periods(now.wall), applied, now.wall);
+        }
+        is_due
     }
 
     /// Whether [`Escrow::advance`] has something to do at `now`.
@@ -271,16 +286,6 @@ impl Escrow {
         if !self.involved {
             return Err(ForgetError::NotBounded);
         }
-        if *node == self.me.node
-            && self
-                .roster
-                .record()
-                .members
-                .keys()
-                .all(|id| *id == self.me || id.node != *node)
-        {
-            return Err(ForgetError::Itself);
-        }
         let lives = self
             .roster
             .members()
@@ -289,6 +294,7 @@ impl Escrow {
             .filter(|member| member.departed_until.is_none() && member.replica != self.me)
             .collect();
         match &lives[..] {
+            [] if *node == self.me.node => Err(ForgetError::Itself),
             [] => Err(ForgetError::Unknown),
             [only] if only.dead_since.is_none() => Err(ForgetError::Alive),
             _ => {

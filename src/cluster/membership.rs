@@ -234,11 +234,8 @@ impl Membership {
 
     /// Puts `mode` in force here, and publishes it: a mode outlives the node that set it.
     async fn adopt(&mut self, mode: ModeVersion) {
-        for (mode, from) in mode.steps(self.announced, self.clock.now().wall) {
-            self.limiter.set_mode(mode, from);
-        }
-        // The clock is read only now: a window that started before may have been decided by the former mode.
-        self.announced = self.announced.followed_by(mode, self.clock.now().wall);
+        let clock = self.clock;
+        self.announced = self.announced.adopt(mode, &self.limiter, || clock.now().wall);
         self.publish(attributes::MODE, self.announced.to_string()).await;
         self.mode.send_replace(mode);
         drop(self.flusher.request());

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::bounded::AnnouncedMode;
-use crate::limit::{SyncMode, UnixMillis};
+use crate::limit::{Limiter, SyncMode, UnixMillis};
 
 /// How long before a switch that involves bounded mode every node has to have heard of it, or windows that
 /// start soon after have no shares: fifty rounds of membership at its default pace.
@@ -107,7 +107,7 @@ impl ModeVersion {
     /// Who hears late of a switch to bounded mode decides windows that have begun since as bounded: others may
     /// hold shares of them. Who hears late of the way back keeps bounded mode in what has begun. And who knows
     /// nothing of bounded windows before this mode, since it started later, learns of them.
-    pub(crate) fn steps(self, former: Announcement, now: UnixMillis) -> Vec<(SyncMode, UnixMillis)> {
+    fn steps(self, former: Announcement, now: UnixMillis) -> Vec<(SyncMode, UnixMillis)> {
         let Announcement { set: former, vouched } = former;
         let mut steps = Vec::new();
         if let Some(missed) = self.missed_by(former) {
@@ -189,8 +189,17 @@ impl Announcement {
         }
     }
 
+    /// Puts `mode` in force at a node that said this before, and gives what it says from now on.
+    pub(crate) fn adopt(self, mode: ModeVersion, limiter: &Limiter, clock: impl Fn() -> UnixMillis) -> Self {
+        for (mode, from) in mode.steps(self, clock()) {
+            limiter.set_mode(mode, from);
+        }
+        // The clock is read only now: a window that started before may have been decided by the former mode.
+        self.followed_by(mode, clock())
+    }
+
     /// What a node says that said this before, and has put `mode` in force no later than at `now`.
-    pub(crate) fn followed_by(self, mode: ModeVersion, now: UnixMillis) -> Self {
+    fn followed_by(self, mode: ModeVersion, now: UnixMillis) -> Self {
         let from_now = mode.from.max(now);
         let vouched = match (self.set.is_bounded(), mode.is_bounded()) {
             (true, true) => self.vouched.min(from_now),

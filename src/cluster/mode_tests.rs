@@ -63,10 +63,7 @@ impl Node {
     }
 
     fn adopt(&mut self, mode: ModeVersion, now: UnixMillis) {
-        for (mode, from) in mode.steps(self.said(), now) {
-            self.limiter.set_mode(mode, from);
-        }
-        let said = self.said().followed_by(mode, now);
+        let said = self.said().adopt(mode, &self.limiter, || now);
         assert_eq!(said.to_string().parse(), Ok(said));
         self.announced.push(said);
     }

@@ -19,10 +19,6 @@ use super::membership::MembershipCommand;
 use super::mode::ModeVersion;
 use super::notices::{Notice, Notices};
 
-/// How often the rules are asked for their bounded periods. A switch to bounded mode is announced seconds
-/// ahead.
-const RULES_INTERVAL: Duration = Duration::from_millis(100);
-
 /// The escrow and those it works with.
 pub(super) struct Steward {
     escrow: Escrow,
@@ -32,7 +28,6 @@ pub(super) struct Steward {
     membership: mpsc::Sender<MembershipCommand>,
     /// The versions of the roster and the estate record that membership has.
     published: [u64; 2],
-    rules_due: Duration,
     notices: Notices,
 }
 
@@ -56,7 +51,6 @@ impl Steward {
             mode,
             membership,
             published: [0; 2],
-            rules_due: Duration::ZERO,
             notices: Notices::default(),
         }
     }
@@ -77,11 +71,8 @@ impl Steward {
 
     /// Does what is to be done now. Cheap when that is nothing.
     pub(super) fn turn(&mut self, replication: &mut Replication, now: Now) {
-        if now.monotonic >= self.rules_due {
-            self.rules_due = now.monotonic + RULES_INTERVAL;
-            let periods = self.limiter.bounded_periods(now.wall);
-            let applied = (*self.mode.borrow()).into();
-            self.escrow.handle_rules(periods, applied, now.wall);
+        let applied = (*self.mode.borrow()).into();
+        if self.escrow.look_at_rules(&self.limiter, applied, now) {
             let notices = self.notices.update(&self.escrow.status());
             notices.iter().for_each(Notice::log);
         }
@@ -121,21 +112,22 @@ impl Steward {
 
     /// Hands records that have changed to membership. Where its queue is full, the next turn tries again.
     fn publish(&mut self) {
-        if let Some(record) = self.escrow.roster_record()
-            && record.version != self.published[0]
-        {
-            let publish = MembershipCommand::Publish(attributes::ROSTER, record.to_text());
-            if self.membership.try_send(publish).is_ok() {
-                self.published[0] = record.version;
+        let membership = &self.membership;
+        let hand_over = |published: &mut u64, version, key, text: &dyn Fn() -> String| {
+            let is_handed_over = version != *published
+                && membership
+                    .try_send(MembershipCommand::Publish(key, text()))
+                    .is_ok();
+            if is_handed_over {
+                *published = version;
             }
+        };
+        let [roster, estate] = &mut self.published;
+        if let Some(record) = self.escrow.roster_record() {
+            hand_over(roster, record.version, attributes::ROSTER, &|| record.to_text());
         }
-        if let Some(record) = self.escrow.estate_record()
-            && record.version != self.published[1]
-        {
-            let publish = MembershipCommand::Publish(attributes::ESTATE, record.to_text());
-            if self.membership.try_send(publish).is_ok() {
-                self.published[1] = record.version;
-            }
+        if let Some(record) = self.escrow.estate_record() {
+            hand_over(estate, record.version, attributes::ESTATE, &|| record.to_text());
         }
     }
 }

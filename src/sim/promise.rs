@@ -17,7 +17,6 @@ use crate::limit::{RowKey, UnixMillis};
 use crate::replication::codec::{Body, decode};
 
 use super::oracle::Violation;
-use super::steward::Steward;
 use super::world::World;
 
 /// One admission, or a part of it: hits of one row.
@@ -102,11 +101,6 @@ impl World {
     /// back stands at what the highest row evicted of its window had consumed, and has no rights.
     pub(super) fn check_consumed(&self, node: usize, row: &RowKey) -> Result<(), Violation> {
         let at = &self.nodes[node];
-        // Rows that began in another mode may have been evicted then, and start at the count of others.
-        let vouched = at.steward.as_ref().map_or(UnixMillis(0), Steward::vouched);
-        if row.window.start <= vouched {
-            return Ok(());
-        }
         let counters = at.limiter.counters();
         let found = counters
             .find(row)

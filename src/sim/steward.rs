@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use crate::bounded::{Escrow, EstateRecord, RosterConfig, RosterRecord, ShareTable};
 use crate::cluster::{Announcement, Attributes, MemberTable, ModeVersion, Presence, Sighting, View};
-use crate::limit::{Limiter, Now, SyncMode, UnixMillis};
+use crate::limit::{Limiter, Now, SyncMode};
 use crate::replica::ReplicaId;
 use crate::replication::Replication;
 use crate::replication::codec::FRAME_VERSION;
-
-/// How often the rules are asked for their bounded periods.
-const RULES_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Membership's knowledge of one replica.
 #[derive(Clone, Debug)]
@@ -59,7 +56,6 @@ pub(super) struct Steward {
     dropped: BTreeSet<ReplicaId>,
     mode: ModeVersion,
     announced: Announcement,
-    rules_due: Duration,
     published: [u64; 2],
     /// The next view is planned.
     pub(super) view_planned: bool,
@@ -95,7 +91,6 @@ impl Steward {
             dropped: BTreeSet::new(),
             mode,
             announced,
-            rules_due: Duration::ZERO,
             published: [0; 2],
             view_planned: false,
             me,
@@ -105,11 +100,6 @@ impl Steward {
     /// The mode that it decides by.
     pub(super) fn mode(&self) -> ModeVersion {
         self.mode
-    }
-
-    /// It vouches that it decides windows that start later by its mode; earlier ones may have begun in another.
-    pub(super) fn vouched(&self) -> UnixMillis {
-        self.announced.vouched
     }
 
     /// What it says of itself.
@@ -168,10 +158,7 @@ impl Steward {
     }
 
     fn adopt(&mut self, mode: ModeVersion, limiter: &Limiter, now: Now) {
-        for (mode, from) in mode.steps(self.announced, now.wall) {
-            limiter.set_mode(mode, from);
-        }
-        self.announced = self.announced.followed_by(mode, now.wall);
+        self.announced = self.announced.adopt(mode, limiter, || now.wall);
         self.mode = mode;
         let announced = self.announced;
         self.change_own(|own| own.mode = Some(announced));
@@ -211,11 +198,7 @@ impl Steward {
 
     /// One turn of the gossip thread, as far as the escrow goes.
     pub(super) fn turn(&mut self, limiter: &Limiter, replication: &mut Replication, now: Now) -> Turned {
-        if now.monotonic >= self.rules_due {
-            self.rules_due = now.monotonic + RULES_INTERVAL;
-            let periods = limiter.bounded_periods(now.wall);
-            self.escrow.handle_rules(periods, self.mode.into(), now.wall);
-        }
+        self.escrow.look_at_rules(limiter, self.mode.into(), now);
         let outcome = replication.advance_escrow(&mut self.escrow, now.wall);
         Turned {
             inherited: outcome.inherited.len(),
