@@ -95,10 +95,10 @@ fn is_normal(path: &[u8], slashes: EscapedSlashes) -> Result<bool, PathError> {
 
 /// Whether the segment that begins here is `.`, `..`, or empty and not the last.
 fn begins_with_empty_or_dots(rest: &[u8]) -> bool {
-    match rest {
-        [b'/', ..] | [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..] => true,
-        _ => false,
-    }
+    matches!(
+        rest,
+        [b'/', ..] | [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..]
+    )
 }
 
 /// The octet that the two digits at the beginning of `rest` stand for, and whether they are in upper case.

@@ -411,10 +411,11 @@ impl Reader<'_> {
         let mut changes = Vec::new();
         for (value, written) in self.names(&mut fields, changed_header) {
             let at = fields.at_of(written);
+            fields.require_elements(written, "give a value, or remove the field");
             let Some(values) = fields.values(written, header_value) else {
                 continue;
             };
-            if values.value.len() != 1 && key == "set" {
+            if values.value.len() > 1 && key == "set" {
                 self.report
                     .wrong(&at, "a field is set to one value", "use `add` for several lines");
             }

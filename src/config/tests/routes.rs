@@ -71,7 +71,7 @@ fn each_wrong_part_of_a_route_is_reported_with_its_remedy() {
         ),
         (
             "query: {q: {regex: a, exact: b}}",
-            "w.yaml:3:57: routes[0].query.q.regex: a condition has `exact` or `regex`, not both; keep one of the two",
+            "w.yaml:3:47: routes[0].query.q.regex: a condition has `exact` or `regex`, not both; keep one of the two",
         ),
         (
             "path: /a, matches: [{path: /b}]",
@@ -177,7 +177,7 @@ fn each_wrong_redirect_and_fixed_response_is_reported() {
         ),
         (
             "redirect: {scheme: htps}",
-            "w.yaml:3:39: routes[0].redirect.scheme: `htps` is neither `http` nor `https`; did you mean `http`?",
+            "w.yaml:3:39: routes[0].redirect.scheme: `htps` is neither `http` nor `https`; did you mean `https`?",
         ),
         (
             "redirect: {host: '*.a.test'}",

@@ -306,3 +306,31 @@ async fn a_redirect_keeps_the_scheme_that_a_trusted_proxy_reports() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn no_field_that_weir_sends_of_its_own_accord_can_be_configured() {
+    let app = named("app").await;
+    let proxy = "proxy:\n  debug_headers: true\n  trusted_proxies: [10.0.0.1]\n";
+    let limit = "rules: [{name: r, windows: [8/minute, 9/hour]}]\n";
+    let yaml = format!(
+        "{proxy}{limit}upstreams: [{{name: up, targets: ['http://{}']}}]\n",
+        app.address
+    );
+    let gateway = Gateway::start_with(&yaml, quiet());
+    let response = within(gateway.ask("GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\n\r\n")).await;
+    let of_upstream = ["server", "x-two", "date"];
+    let mut own = 0;
+    for head in [response.text(), &response.head] {
+        let names = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        for (name, _) in names.filter(|(name, _)| !of_upstream.contains(&&*name.to_lowercase())) {
+            let route =
+                format!("routes: [{{name: r, upstream: up, response_headers: {{set: {{{name}: x}}}}}}]");
+            let refused = Config::from_yaml("w", &format!("node_id: a\n{yaml}{route}"));
+            assert!(refused.is_err(), "{name} can be set");
+            own += 1;
+        }
+    }
+    // Host, Via, TE, Connection, three X-Forwarded, the request id; and back: the framing, Via, two latencies,
+    // node, window, request id, and seven of the limit.
+    assert!(own >= 20, "{own} in {}{}", response.text(), response.head);
+}
