@@ -1,5 +1,6 @@
 //! Which requests a route takes, and what becomes of them.
 
+mod ambiguous;
 mod json;
 mod pattern;
 mod read;
@@ -11,8 +12,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::path::EscapedSlashes;
 
+pub(super) use ambiguous::report_ambiguous;
 pub use pattern::{Pattern, PatternError, Replacement};
-pub(super) use read::{read, report_ambiguous, routing};
+pub(super) use read::{read, routing};
 
 /// How requests are compared with routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

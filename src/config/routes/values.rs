@@ -17,7 +17,7 @@ const VALUE_BYTES_MAX: usize = 4096;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Fields that concern one connection (RFC 9110 §7.6.1) or frame a message.
-const OF_ONE_CONNECTION: [&str; 11] = [
+const OF_ONE_CONNECTION: [&str; 10] = [
     "connection",
     "content-length",
     "expect",
@@ -28,7 +28,6 @@ const OF_ONE_CONNECTION: [&str; 11] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "proxy",
 ];
 /// Fields in which Weir says what it saw, or what became of the request.
 const OWN: [&str; 10] = [
