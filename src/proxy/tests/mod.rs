@@ -3,6 +3,7 @@
 mod failing;
 mod limiting;
 mod passing;
+mod routing;
 mod stopping;
 mod waiting;
 
