@@ -120,9 +120,14 @@ impl<'c> Turn<'c> {
             return Ok((route, upstream_path(request, route, &path)?));
         }
         let limiter = self.shared().limiter();
-        let trusted = &self.shared().config().proxy.trusted_proxies;
+        let proxy = &self.shared().config().proxy;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            client: client_ip(
+                self.connection.peer().address,
+                request.headers(),
+                &proxy.trusted_proxies,
+                proxy.client_ip_header,
+            ),
             headers: request.headers(),
             path: &path,
             route: &route.config,
