@@ -142,7 +142,12 @@ pub(super) fn check_trust(listeners: &[Found<ListenerConfig>], proxy: &ProxyConf
 fn listener(mut section: Section<'_>, report: &Report) -> Option<Found<ListenerConfig>> {
     section.require("address", "give one, such as `0.0.0.0:8443`");
     let address = section.value("address", socket_addr);
-    let tls = section.has("tls").then(|| tls(section.section("tls"), report));
+    let tls = if section.has("tls") {
+        Some(tls(section.section("tls"), report))
+    } else {
+        section.expect_key("tls");
+        None
+    };
     let proxy_protocol = section.value_or("proxy_protocol", boolean, false);
     section.finish();
     let Found { value: address, at } = address?;

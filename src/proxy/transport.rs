@@ -3,8 +3,9 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
@@ -17,6 +18,10 @@ use super::listener::Terms;
 use super::metrics::TransportFailure;
 use super::proxy_protocol::{self, HEADER_BYTES_MAX, Progress};
 use super::tls::{ALPN_HTTP2, ALPN_HTTP11, Accepted, Terminator};
+
+/// How long a handshake in progress may go on once the worker drains: its client's first request may be on its way, and
+/// the slowest links need no longer for what is left of it.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// A client's connection, ready for HTTP.
 pub(super) enum ClientStream {
@@ -48,7 +53,7 @@ pub(super) async fn establish(
     }
     // Boxed, so that plain connections carry none of it.
     let work = Box::pin(prepare(connection, stream, terms));
-    match unless_expired(connection, work).await? {
+    match unless_closed(connection, work).await? {
         Ok((stream, peer)) => {
             connection.establish(peer);
             Some(stream)
@@ -125,14 +130,27 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAd
     }
 }
 
-/// Runs `work` to its end unless the worker closes the connection first. One that drains goes on: the client's first
-/// request may be on its way.
-async fn unless_expired<F: Future>(connection: &Connection, work: F) -> Option<F::Output> {
-    let mut work = pin!(work);
-    poll_fn(|cx| match (work.as_mut().poll(cx), connection.attend(cx)) {
-        (Poll::Ready(done), _) => Poll::Ready(Some(done)),
-        (Poll::Pending, Signal::Expire) => Poll::Ready(None),
-        (Poll::Pending, Signal::Serve | Signal::Drain) => Poll::Pending,
+/// Runs `work` to its end unless the worker closes the connection first.
+async fn unless_closed<F: Future>(connection: &Connection, work: F) -> Option<F::Output> {
+    tokio::select! {
+        // What has been received is worked off before a signal is heeded.
+        biased;
+        done = work => Some(done),
+        () = closed(connection) => None,
+    }
+}
+
+/// Ends when the worker closes the connection: at once, or a while after it begins to drain.
+async fn closed(connection: &Connection) {
+    if signalled(connection, Signal::Drain).await == Signal::Drain {
+        let _ = tokio::time::timeout(DRAIN_GRACE, signalled(connection, Signal::Expire)).await;
+    }
+}
+
+async fn signalled(connection: &Connection, least: Signal) -> Signal {
+    poll_fn(|cx| match connection.attend(cx) {
+        signal if signal >= least => Poll::Ready(signal),
+        _ => Poll::Pending,
     })
     .await
 }

@@ -115,7 +115,7 @@ mod tests {
         let value = value("client-1", names);
         assert_eq!(
             after_hash(&value),
-            "Subject=\"CN=client-1,O=Weir\";URI=spiffe://weir.test/ns/a;DNS=client.weir.test"
+            "Subject=\"O=Weir,CN=client-1\";URI=spiffe://weir.test/ns/a;DNS=client.weir.test"
         );
     }
 
@@ -128,7 +128,7 @@ mod tests {
         let value = value("a\";URI=spiffe://admin\u{e9}\n", names);
         assert_eq!(
             after_hash(&value),
-            "Subject=\"CN=a\\22\\;URI=spiffe://admin\\C3\\A9\\0A,O=Weir\";\
+            "Subject=\"O=Weir,CN=a\\22\\;URI=spiffe://admin\\C3\\A9\\0a\";\
              URI=x:a%22%3BDNS=admin.test%2CHash=0"
         );
     }
