@@ -155,9 +155,14 @@ impl<'c> Turn<'c> {
             return Ok((route, route.step(hit.path, &asked, slashes).map_err(bad_path)?));
         }
         let limiter = self.shared().limiter();
-        let trusted = &config.proxy.trusted_proxies;
+        let proxy = &config.proxy;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            client: client_ip(
+                self.connection.peer().address,
+                request.headers(),
+                &proxy.trusted_proxies,
+                proxy.client_ip_header,
+            ),
             headers: request.headers(),
             path,
             route: &route.config,
