@@ -71,6 +71,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
             rules: traffic.rules,
         },
         upstreams: traffic.upstreams,
+        routing: traffic.routing,
         routes: traffic.routes,
         proxy,
         log,

@@ -32,7 +32,8 @@ impl Config {
             },
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
             "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
-            "routes": self.routes.iter().map(route).collect::<Value>(),
+            "routing": self.routing.to_json(),
+            "routes": self.routes.iter().map(RouteConfig::to_json).collect::<Value>(),
             "proxy": self.proxy_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
@@ -123,16 +124,6 @@ fn upstream(upstream: &UpstreamConfig) -> Value {
         "connect_timeout": text(upstream.connect_timeout),
         "response_timeout": text(upstream.response_timeout),
         "idle_connections": upstream.idle_connections,
-    })
-}
-
-fn route(route: &RouteConfig) -> Value {
-    json!({
-        "name": route.name,
-        "hosts": route.hosts,
-        "path_prefix": route.path_prefix,
-        "strip_prefix": route.strip_prefix,
-        "upstream": route.upstream,
     })
 }
 

@@ -19,6 +19,7 @@ mod json;
 mod layer;
 mod listeners;
 mod read;
+mod routes;
 mod scalars;
 mod syntax;
 #[cfg(test)]
@@ -42,6 +43,11 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
+pub use routes::{
+    FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
+    PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
+    UpstreamHost, UrlScheme, ValueMatch,
+};
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,8 +66,10 @@ pub struct Config {
     pub bounded: BoundedConfig,
     /// The rules and the bounds of counting.
     pub limits: LimitsConfig,
-    /// Where requests may go; at least one.
+    /// Where requests may go; at least one unless every route answers by itself.
     pub upstreams: Vec<UpstreamConfig>,
+    /// How requests are compared with routes.
+    pub routing: RoutingConfig,
     /// Which requests go where; at least one.
     pub routes: Vec<RouteConfig>,
     /// Bounds and timeouts of the request path.
@@ -216,21 +224,6 @@ pub struct Target {
     pub port: u16,
     /// Path put before the request's path; empty or `/…` without a trailing slash.
     pub base_path: String,
-}
-
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// Unique name.
-    pub name: String,
-    /// Hosts it answers to, lower case; empty: any.
-    pub hosts: Vec<String>,
-    /// Path prefix, matched by whole segments; `/` matches all.
-    pub path_prefix: String,
-    /// Removes the prefix before forwarding.
-    pub strip_prefix: bool,
-    /// Name of the upstream.
-    pub upstream: String,
 }
 
 /// Bounds and timeouts of the request path.

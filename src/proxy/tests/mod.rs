@@ -5,6 +5,7 @@ mod failing;
 mod limiting;
 mod passing;
 mod proxy_protocol;
+mod routing;
 mod stopping;
 mod tls;
 mod tls_clients;
