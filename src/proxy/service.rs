@@ -24,6 +24,7 @@ use super::charge::Subject;
 use super::client_ip::client_ip;
 use super::connection::{Answered, Connection, InFlight, Tunnel};
 use super::forward::{Answer, UpstreamError, forward};
+use super::forwarding::client_scheme;
 use super::headers::{
     self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
 };
@@ -146,7 +147,7 @@ impl<'c> Turn<'c> {
         };
         let (route, hit) = self.shared().route(&wanted).ok_or(Refusal::NoRoute)?;
         let asked = Asked {
-            scheme: headers::client_scheme(request.headers(), self.connection.peer()),
+            scheme: client_scheme(request.headers(), self.connection.peer()),
             host,
             path,
             sent: request.uri().path_and_query(),

@@ -9,6 +9,7 @@ mod certificate;
 #[expect(dead_code, reason = "upstreams are not reached over TLS yet")]
 mod client;
 mod client_cert;
+mod ends;
 mod pem;
 mod server;
 mod watch;
