@@ -65,6 +65,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
             overflow,
             rules: traffic.rules,
         },
+        dns: traffic.dns,
         upstreams: traffic.upstreams,
         routes: traffic.routes,
         proxy,

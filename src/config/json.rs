@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use super::{Config, RouteConfig, Target, UpstreamConfig};
+use super::{Config, RouteConfig, UpstreamConfig};
 use crate::limit::{Period, Rule, RuleScope};
 
 /// Stands where a secret is.
@@ -29,7 +29,8 @@ impl Config {
                 "overflow": self.limits.overflow,
             },
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
-            "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
+            "dns": self.dns.to_json(),
+            "upstreams": self.upstreams.iter().map(UpstreamConfig::to_json).collect::<Value>(),
             "routes": self.routes.iter().map(route).collect::<Value>(),
             "proxy": self.proxy_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
@@ -113,16 +114,6 @@ fn rule(rule: &Rule) -> Value {
     json
 }
 
-fn upstream(upstream: &UpstreamConfig) -> Value {
-    json!({
-        "name": upstream.name,
-        "targets": upstream.targets.iter().map(target_text).collect::<Value>(),
-        "connect_timeout": text(upstream.connect_timeout),
-        "response_timeout": text(upstream.response_timeout),
-        "idle_connections": upstream.idle_connections,
-    })
-}
-
 fn route(route: &RouteConfig) -> Value {
     json!({
         "name": route.name,
@@ -131,19 +122,6 @@ fn route(route: &RouteConfig) -> Value {
         "strip_prefix": route.strip_prefix,
         "upstream": route.upstream,
     })
-}
-
-fn target_text(target: &Target) -> String {
-    let Target {
-        host,
-        port,
-        base_path,
-    } = target;
-    if host.contains(':') {
-        format!("http://[{host}]:{port}{base_path}")
-    } else {
-        format!("http://{host}:{port}{base_path}")
-    }
 }
 
 /// The period as the file writes it.

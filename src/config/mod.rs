@@ -22,6 +22,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod upstreams;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -38,6 +39,10 @@ pub use check::Surroundings;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
+pub use upstreams::{
+    Balance, DnsConfig, EjectionConfig, HashBy, HealthConfig, NoBalance, RetryConfig, StatusRange, Target,
+    UpstreamConfig, UpstreamProtocol, UpstreamTls,
+};
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +61,8 @@ pub struct Config {
     pub bounded: BoundedConfig,
     /// The rules and the bounds of counting.
     pub limits: LimitsConfig,
+    /// How names of upstreams are looked up.
+    pub dns: DnsConfig,
     /// Where requests may go; at least one.
     pub upstreams: Vec<UpstreamConfig>,
     /// Which requests go where; at least one.
@@ -184,32 +191,6 @@ pub struct LimitsConfig {
     pub overflow: Overflow,
     /// The rules.
     pub rules: Vec<Rule>,
-}
-
-/// One upstream: a named set of equal servers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamConfig {
-    /// Unique name.
-    pub name: String,
-    /// Servers, in turn (round robin); at least one. `http` only.
-    pub targets: Vec<Target>,
-    /// Longest wait for a connection.
-    pub connect_timeout: Duration,
-    /// Longest wait for the head of the response.
-    pub response_timeout: Duration,
-    /// Most idle connections kept, per target and worker.
-    pub idle_connections: usize,
-}
-
-/// One server of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// Host name or address; an IPv6 address stands without its brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Path put before the request's path; empty or `/…` without a trailing slash.
-    pub base_path: String,
 }
 
 /// Which requests go to which upstream.

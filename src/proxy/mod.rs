@@ -1,7 +1,7 @@
 //! Listeners, routing, upstream pools, headers, the response to every error.
 //!
 //! Owns the request path: accepts HTTP/1.1 and HTTP/2 (prior knowledge) from clients, asks the limiter,
-//! and passes what is admitted to HTTP/1.1 upstreams, bodies streamed both ways. One thread per worker;
+//! and passes what is admitted to upstreams, bodies streamed both ways. One thread per worker;
 //! workers share no lock. Promises that a denied request never reaches an upstream, that what has been
 //! admitted is announced before the upstream sees it, and that no more is buffered than the configuration
 //! and the constants here allow.
@@ -13,15 +13,14 @@ mod body;
 mod charge;
 mod client_ip;
 mod connection;
-mod forward;
 mod headers;
 mod listener;
 mod metrics;
-mod pool;
 mod preface;
 mod respond;
 mod route;
 mod service;
+mod upstream;
 mod wait;
 mod worker;
 
@@ -43,7 +42,10 @@ use crate::limit::headers::HeaderNames;
 use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
 use route::Router;
+use upstream::{Attendance, Upstreams};
 use worker::Worker;
+
+pub use upstream::{EndpointReading, UpstreamReading};
 
 pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
 
@@ -68,6 +70,7 @@ pub struct ProxyShared {
     metrics: Arc<ProxyMetrics>,
     router: Router,
     routes: Vec<RouteState>,
+    upstreams: Arc<Upstreams>,
     header_names: Arc<HeaderNames>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
@@ -97,10 +100,15 @@ impl ProxyShared {
             plan: ChargePlan::new(&rules, route, &hasher),
             config: route.clone(),
         };
+        let upstreams = Upstreams::new(&config.upstreams, &config.dns, config.proxy.workers);
+        let upstreams = Arc::new(upstreams);
+        let metrics = ProxyMetrics::new(config.proxy.workers);
+        metrics.watch(&upstreams);
         Self {
+            upstreams,
             routes: config.routes.iter().map(state).collect(),
             router: Router::new(&config.routes),
-            metrics: Arc::new(ProxyMetrics::new(config.proxy.workers)),
+            metrics: Arc::new(metrics),
             header_names: limiter.header_names(),
             node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
             connection_slots: Arc::new(Semaphore::new(
@@ -117,6 +125,10 @@ impl ProxyShared {
     #[must_use]
     pub fn metrics(&self) -> &Arc<ProxyMetrics> {
         &self.metrics
+    }
+
+    fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     fn config(&self) -> &Config {
@@ -158,6 +170,7 @@ impl ProxyShared {
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
     workers: Vec<WorkerThread>,
+    _attendance: Option<Attendance>,
 }
 
 struct WorkerThread {
@@ -188,7 +201,11 @@ impl Proxy {
             .enumerate()
             .map(spawn)
             .collect::<io::Result<_>>()?;
-        Ok(Self { addresses, workers })
+        Ok(Self {
+            addresses,
+            workers,
+            _attendance: Attendance::start(&shared.upstreams)?,
+        })
     }
 
     /// The addresses that clients can connect to, in the order of the configuration, with actual ports.

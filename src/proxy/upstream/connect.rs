@@ -1,0 +1,162 @@
+//! How a connection to an endpoint is made: TCP, TLS where it is spoken, and the HTTP on top.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::forward::UpstreamError;
+use super::pool::{Lease, Ticket};
+use super::state::UpstreamState;
+use super::target::Speaks;
+
+/// Most bytes buffered of one upstream connection in each direction; with hyper's adaptive reads, only
+/// fast bodies ever fill it.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Largest response head: four times what browsers accept of cookies per site.
+const RESPONSE_HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Receive windows of HTTP/2, per stream and per connection: a response of a millisecond's distance at 1 GB/s.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+impl Ticket {
+    /// Opens a connection, for as long as the configuration allows.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] of the kinds that happen before anything is sent.
+    pub(super) async fn connect(self) -> Result<Lease, UpstreamError> {
+        let timeout = self.pool.state.config.connect_timeout;
+        let opened = tokio::time::timeout(timeout, self.open()).await;
+        opened.map_err(|_| UpstreamError::ConnectTimeout)?
+    }
+
+    async fn open(mut self) -> Result<Lease, UpstreamError> {
+        let endpoint = &self.pool.endpoint;
+        let dialled = dial(&self.pool.state, endpoint.target, endpoint.address).await;
+        let (stream, speaks) = dialled.map_err(UpstreamError::Connect)?;
+        let open = self.take_open();
+        match speaks {
+            Speaks::Http1 => {
+                let (sender, connection) = http1::Builder::new()
+                    .max_buf_size(BUFFER_BYTES_MAX)
+                    .max_header_size(RESPONSE_HEAD_BYTES_MAX as usize)
+                    .handshake(stream)
+                    .await
+                    .map_err(UpstreamError::Broken)?;
+                let connection = connection.with_upgrades();
+                tokio::task::spawn_local(async move {
+                    let _open = open;
+                    note_end(connection.await);
+                });
+                Ok(self.lease_http1(sender))
+            }
+            Speaks::Http2 => {
+                let (sender, connection) = http2::Builder::new(LocalExecutor)
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .max_header_list_size(RESPONSE_HEAD_BYTES_MAX)
+                    .handshake(stream)
+                    .await
+                    .map_err(UpstreamError::Broken)?;
+                let (lease, shared) = self.lease_http2(sender);
+                let shared = Rc::downgrade(&shared);
+                tokio::task::spawn_local(async move {
+                    let _open = open;
+                    let mut connection = pin!(connection);
+                    let ended = poll_fn(|cx| {
+                        let polled = connection.as_mut().poll(cx);
+                        if let Some(shared) = shared.upgrade() {
+                            shared.allow_streams(connection.current_max_send_streams());
+                        }
+                        polled
+                    });
+                    note_end(ended.await);
+                });
+                Ok(lease)
+            }
+        }
+    }
+}
+
+fn note_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "upstream connection ended");
+    }
+}
+
+/// Connects to `address`, which belongs to the target of that index, and finds out which HTTP it speaks.
+///
+/// # Errors
+/// When it cannot be reached, or TLS fails.
+pub(super) async fn dial(
+    state: &UpstreamState,
+    target: usize,
+    address: SocketAddr,
+) -> io::Result<(Stream, Speaks)> {
+    let stream = TcpStream::connect(address).await?;
+    // A small request must not wait for the acknowledgement of the one before it.
+    stream.set_nodelay(true)?;
+    let speaks = state.targets.get(target).and_then(|target| target.speaks);
+    Ok((Stream(TokioIo::new(stream)), speaks.unwrap_or(Speaks::Http1)))
+}
+
+/// The bytes below HTTP.
+pub(super) struct Stream(TokioIo<TcpStream>);
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+}
+
+/// Runs hyper's HTTP/2 streams on the worker's own thread.
+#[derive(Clone, Copy)]
+pub(super) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
