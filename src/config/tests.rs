@@ -2,6 +2,7 @@
 
 mod bounded;
 mod messages;
+mod upstreams;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::limit::{CountBy, Period, RuleScope};
 
 const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const THREE_NODES: &str = include_str!("../../docs/examples/three-nodes.yaml");
+const UPSTREAMS: &str = include_str!("../../docs/examples/upstreams.yaml");
 const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
 
 /// What every test file needs and no test is about.
@@ -44,7 +46,7 @@ fn an_alias_stands_for_its_value() {
 
 #[test]
 fn the_examples_load_and_read_back_from_their_json() {
-    for text in [MINIMAL, THREE_NODES, ROUTES] {
+    for text in [MINIMAL, THREE_NODES, ROUTES, UPSTREAMS] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();
         let json = config.to_json().to_string();

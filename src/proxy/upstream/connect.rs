@@ -17,9 +17,9 @@ use super::pool::{Lease, Ticket};
 use super::state::UpstreamState;
 use super::target::Speaks;
 
-/// Most bytes buffered of one upstream connection in each direction; with hyper's adaptive reads, only
-/// fast bodies ever fill it.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Most bytes buffered of one upstream connection in each direction. A client that reads slowly holds about three
+/// times as much: what is read, what is handed over, and what is being written.
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// Largest response head: four times what browsers accept of cookies per site.
 const RESPONSE_HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Receive windows of HTTP/2, per stream and per connection: a response of a millisecond's distance at 1 GB/s.
