@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use super::{Config, RouteConfig, UpstreamConfig};
+use super::{Config, ListenerConfig, RouteConfig, UpstreamConfig};
 use crate::limit::{Period, Rule, RuleScope};
 
 /// Stands where a secret is.
@@ -18,7 +18,7 @@ impl Config {
     pub fn to_json(&self) -> Value {
         without_nulls(json!({
             "node_id": self.node_id.as_str(),
-            "listen": self.listen,
+            "listen": self.listen.iter().map(ListenerConfig::to_json).collect::<Value>(),
             "admin": { "listen": self.admin.listen, "token": redacted(self.admin.token.as_ref()) },
             "cluster": self.cluster_json(),
             "sync": self.sync_json(),
@@ -27,6 +27,8 @@ impl Config {
                 "max_keys": self.limits.max_keys,
                 "hide_headers": self.limits.hide_headers,
                 "overflow": self.limits.overflow,
+                "ipv4_prefix": self.limits.ip_prefixes.v4,
+                "ipv6_prefix": self.limits.ip_prefixes.v6,
             },
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
             "dns": self.dns.to_json(),
@@ -76,6 +78,7 @@ impl Config {
             "header_read_timeout": text(proxy.header_read_timeout),
             "connections_max": proxy.connections_max,
             "trusted_proxies": proxy.trusted_proxies,
+            "client_ip_header": proxy.client_ip_header.name(),
             "drain_timeout": text(proxy.drain_timeout),
             "debug_headers": proxy.debug_headers,
         })

@@ -10,12 +10,14 @@
 
 mod bounded;
 mod check;
+mod clients;
 mod defaults;
 mod error;
 mod file;
 mod identity;
 mod json;
 mod layer;
+mod listeners;
 mod read;
 mod scalars;
 mod syntax;
@@ -30,12 +32,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limit::significance::Significance;
-use crate::limit::{Overflow, Rule, SyncMode};
+use crate::limit::{IpPrefixes, Overflow, Rule, SyncMode};
 use crate::replica::NodeId;
 
 pub use crate::limit::WithoutShare;
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
+pub use clients::ClientIpHeader;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
@@ -43,6 +46,7 @@ pub use upstreams::{
     Balance, DnsConfig, EjectionConfig, HashBy, HealthConfig, NoBalance, RetryConfig, StatusRange, Target,
     UpstreamConfig, UpstreamProtocol, UpstreamTls,
 };
+pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +54,7 @@ pub struct Config {
     /// This node's name.
     pub node_id: NodeId,
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenerConfig>,
     /// The admin API.
     pub admin: AdminConfig,
     /// Membership and transport.
@@ -189,6 +193,8 @@ pub struct LimitsConfig {
     pub hide_headers: bool,
     /// What becomes of a request under a bounded rule that finds no room to count in.
     pub overflow: Overflow,
+    /// How much of an address names a client.
+    pub ip_prefixes: IpPrefixes,
     /// The rules.
     pub rules: Vec<Rule>,
 }
@@ -221,8 +227,10 @@ pub struct ProxyConfig {
     pub header_read_timeout: Duration,
     /// Most connections per node; more wait in the kernel's backlog.
     pub connections_max: usize,
-    /// Addresses whose `X-Forwarded-For` is believed.
+    /// Addresses whose forwarding headers and PROXY headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// The header by which they say whom they speak for.
+    pub client_ip_header: ClientIpHeader,
     /// How long a stop waits for what is in flight.
     pub drain_timeout: Duration,
     /// Adds `X-Weir-Node` and `X-Weir-Window` to responses: for tests and demonstrations.

@@ -16,6 +16,12 @@ pub(super) struct Found<T> {
     pub(super) at: At,
 }
 
+/// An element of a list that may be one value, or a section that says more.
+pub(super) enum Element<'a, T> {
+    Value(Found<T>),
+    Section(Section<'a>),
+}
+
 /// One map of keys. Every key that is asked for is a known one; [`Section::finish`] reports the others.
 pub(super) struct Section<'a> {
     report: &'a Report,
@@ -148,6 +154,25 @@ impl<'a> Section<'a> {
         sections
             .map(|(path, element)| Section::open(element, path, self.report))
             .collect()
+    }
+
+    /// The elements of the list `key`, each a value or a section; one alone counts as a list of one. `None` when absent.
+    pub(super) fn values_or_sections<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Vec<Element<'a, T>>> {
+        let path = self.path(key);
+        let node = self.node(key)?;
+        let report = self.report;
+        let element = |(path, node): (String, &'a Node)| match node.value {
+            Value::Map(_) => Some(Element::Section(Section::open(node, path, report))),
+            _ => read_scalar(node, path, report, &read).map(Element::Value),
+        };
+        Some(match node.value {
+            Value::Scalar(_) | Value::Map(_) => element((path, node)).into_iter().collect(),
+            _ => self.elements(node, &path).filter_map(element).collect(),
+        })
     }
 
     /// Declares `key` without reading it.

@@ -202,12 +202,26 @@ pub(super) fn secret_text(text: &str) -> Result<String, Wrong> {
 /// Reads a network, or one address as the network of itself.
 pub(super) fn network(text: &str) -> Result<ipnet::IpNet, Wrong> {
     let address = text.parse::<IpAddr>().map(ipnet::IpNet::from);
-    address.or_else(|_| text.parse()).or_else(|_| {
+    let network = address.or_else(|_| text.parse());
+    network.map(canonical).or_else(|_| {
         wrong(
             format!("`{}` is no network", shown(text)),
             "write ADDRESS/BITS, such as `10.0.0.0/8`",
         )
     })
+}
+
+/// An IPv4-mapped IPv6 network is the IPv4 one (RFC 4291 section 2.5.5.2).
+fn canonical(network: ipnet::IpNet) -> ipnet::IpNet {
+    match (
+        network.addr().to_canonical(),
+        network.prefix_len().checked_sub(96),
+    ) {
+        (IpAddr::V4(v4), Some(bits)) if network.addr().is_ipv6() => {
+            ipnet::Ipv4Net::new(v4, bits).map_or(network, Into::into)
+        }
+        _ => network,
+    }
 }
 
 /// Reads a `tracing` filter. The crate takes a misspelt level for the name of a target, so a lone word

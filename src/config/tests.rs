@@ -1,6 +1,7 @@
 //! Tests of the whole way from texts to a configuration.
 
 mod bounded;
+mod listeners;
 mod messages;
 mod upstreams;
 
@@ -15,6 +16,8 @@ const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const THREE_NODES: &str = include_str!("../../docs/examples/three-nodes.yaml");
 const UPSTREAMS: &str = include_str!("../../docs/examples/upstreams.yaml");
 const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
+const TLS: &str = include_str!("../../docs/examples/tls.yaml");
+const CLIENTS: &str = include_str!("../../docs/examples/clients.yaml");
 
 /// What every test file needs and no test is about.
 const BASE: &str = "node_id: a\nupstreams: [{name: app, targets: [http://h:1]}]\n";
@@ -46,7 +49,7 @@ fn an_alias_stands_for_its_value() {
 
 #[test]
 fn the_examples_load_and_read_back_from_their_json() {
-    for text in [MINIMAL, THREE_NODES, ROUTES, UPSTREAMS] {
+    for text in [MINIMAL, THREE_NODES, ROUTES, UPSTREAMS, TLS, CLIENTS] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();
         let json = config.to_json().to_string();
@@ -145,6 +148,7 @@ fn nodes_agree_on_digest_and_identity_key_exactly_when_they_should() {
         format!("{rules}\ncluster: {{id: other}}"),
         format!("{rules}\nbounded: {{skew: 2s}}"),
         format!("{rules}\ncluster: {{identity_secret: s}}"),
+        format!("{rules}\nlimits: {{ipv6_prefix: 56}}"),
     ] {
         assert_ne!(base.digest(), config(&other).digest(), "{other}");
     }

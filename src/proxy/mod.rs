@@ -1,6 +1,6 @@
 //! Listeners, routing, upstream pools, headers, the response to every error.
 //!
-//! Owns the request path: accepts HTTP/1.1 and HTTP/2 (prior knowledge) from clients, asks the limiter,
+//! Owns the request path: accepts HTTP/1.1 and HTTP/2 from clients, plain or over TLS, asks the limiter,
 //! and passes what is admitted to upstreams, bodies streamed both ways. One thread per worker;
 //! workers share no lock. Promises that a denied request never reaches an upstream, that what has been
 //! admitted is announced before the upstream sees it, and that no more is buffered than the configuration
@@ -11,15 +11,20 @@
 
 mod body;
 mod charge;
-mod client_ip;
+pub mod client_ip;
 mod connection;
+mod forwarded;
+mod forwarding;
 mod headers;
 mod listener;
 mod metrics;
 mod preface;
+pub mod proxy_protocol;
 mod respond;
 mod route;
 mod service;
+mod tls;
+mod transport;
 mod upstream;
 mod wait;
 mod worker;
@@ -41,13 +46,17 @@ use crate::config::{Config, RouteConfig};
 use crate::limit::headers::HeaderNames;
 use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
+use listener::Terms;
 use route::Router;
 use upstream::{Attendance, Upstreams};
 use worker::Worker;
 
+pub use metrics::{
+    CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure,
+    UpstreamFailure, WaitEnd,
+};
+pub use tls::TlsError;
 pub use upstream::{EndpointReading, UpstreamReading};
-
-pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
 
 /// Ends once the peers have been told, as far as this node can: what they hear is on its way.
 pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -97,7 +106,7 @@ impl ProxyShared {
                 .iter()
                 .position(|upstream| upstream.name == route.upstream)
                 .expect("a checked configuration has the upstream of every route"),
-            plan: ChargePlan::new(&rules, route, &hasher),
+            plan: ChargePlan::new(&rules, route, config.limits.ip_prefixes, &hasher),
             config: route.clone(),
         };
         let upstreams = Upstreams::new(&config.upstreams, &config.dns, config.proxy.workers);
@@ -171,6 +180,7 @@ pub struct Proxy {
     addresses: Vec<SocketAddr>,
     workers: Vec<WorkerThread>,
     _attendance: Option<Attendance>,
+    _certificates: tls::Watch,
 }
 
 struct WorkerThread {
@@ -182,17 +192,24 @@ impl Proxy {
     /// Binds the configured addresses and starts the workers. Clients are served when this returns.
     ///
     /// # Errors
-    /// When an address cannot be bound or is in use, or a thread or its runtime cannot be made; nothing
-    /// is left running then.
+    /// When a certificate cannot be used, an address cannot be bound or is in use, or a thread or its runtime
+    /// cannot be made; nothing is left running then.
     pub fn start(shared: &Arc<ProxyShared>) -> io::Result<Self> {
         let count = shared.config.proxy.workers.max(1);
+        let certificates = tls::Watch::start(&shared.config.listen, &shared.metrics);
+        let certificates = certificates.map_err(io::Error::other)?;
+        shared.upstreams.secure().map_err(io::Error::other)?;
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-        for address in &shared.config.listen {
-            let (bound, of_workers) = listener::bind(*address, count)?;
+        for (config, terminator) in shared.config.listen.iter().zip(certificates.terminators()) {
+            let (bound, of_workers) = listener::bind(config.address, count)?;
             addresses.push(bound);
+            let terms = Terms {
+                tls: terminator.clone(),
+                proxy_protocol: config.proxy_protocol,
+            };
             for (all, one) in listeners.iter_mut().zip(of_workers) {
-                all.push(one);
+                all.push((one, terms.clone()));
             }
         }
         let spawn = |(index, listeners)| spawn_worker(Arc::clone(shared), index, listeners);
@@ -205,6 +222,7 @@ impl Proxy {
             addresses,
             workers,
             _attendance: Attendance::start(&shared.upstreams)?,
+            _certificates: certificates,
         })
     }
 
@@ -231,7 +249,7 @@ impl Proxy {
 fn spawn_worker(
     shared: Arc<ProxyShared>,
     index: usize,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<(std::net::TcpListener, Terms)>,
 ) -> io::Result<WorkerThread> {
     let (stop, stopped) = oneshot::channel();
     let (report, started) = mpsc::sync_channel(1);

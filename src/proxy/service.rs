@@ -121,9 +121,14 @@ impl<'c> Turn<'c> {
             return Ok((route, upstream_path(request, route, &path)?));
         }
         let limiter = self.shared().limiter();
-        let trusted = &self.shared().config().proxy.trusted_proxies;
+        let proxy = &self.shared().config().proxy;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            client: client_ip(
+                self.connection.peer().address,
+                request.headers(),
+                &proxy.trusted_proxies,
+                proxy.client_ip_header,
+            ),
             headers: request.headers(),
             path: &path,
             route: &route.config,
@@ -230,8 +235,9 @@ impl<'c> Turn<'c> {
     }
 
     fn client_ip(&self, headers: &HeaderMap) -> IpAddr {
-        let trusted = &self.shared().config().proxy.trusted_proxies;
-        client_ip(self.connection.peer().address, headers, trusted)
+        let proxy = &self.shared().config().proxy;
+        let peer = self.connection.peer().address;
+        client_ip(peer, headers, &proxy.trusted_proxies, proxy.client_ip_header)
     }
 
     /// Turns an upstream's response into the client's.

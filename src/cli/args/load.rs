@@ -379,7 +379,8 @@ mod tests {
             "",
         ];
         let config = run_args(&args).load().unwrap();
-        assert_eq!(config.listen, ["127.0.0.1:3".parse().unwrap()]);
+        let address: std::net::SocketAddr = "127.0.0.1:3".parse().unwrap();
+        assert_eq!(config.listen, [address.into()]);
         assert_eq!(config.sync.tick, std::time::Duration::from_secs(2));
         assert_eq!(config.sync.significance.alpha_permille, 500);
         assert_eq!((config.node_id.as_str(), config.log.json), ("a", false));

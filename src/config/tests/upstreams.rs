@@ -156,7 +156,7 @@ fn each_wrong_setting_of_an_upstream_is_reported_with_its_remedy() {
         errors(targets),
         [
             "w.yaml:2:33: upstreams[0].targets[0].url: missing; give the server's address, such as `http://127.0.0.1:9000`",
-            "w.yaml:2:71: upstreams[0].targets[1].weight: `101` is out of range; use 1 to 100",
+            "w.yaml:2:72: upstreams[0].targets[1].weight: `101` is out of range; use 1 to 100",
         ]
     );
     assert_eq!(

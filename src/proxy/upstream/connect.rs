@@ -11,7 +11,9 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
+use super::super::tls::speaks_http2;
 use super::forward::UpstreamError;
 use super::pool::{Lease, Ticket};
 use super::state::UpstreamState;
@@ -63,18 +65,19 @@ impl Ticket {
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(RESPONSE_HEAD_BYTES_MAX)
+                    // Until the server has said how many.
+                    .initial_max_send_streams(1)
                     .handshake(stream)
                     .await
                     .map_err(UpstreamError::Broken)?;
                 let (lease, shared) = self.lease_http2(sender);
                 let shared = Rc::downgrade(&shared);
                 tokio::task::spawn_local(async move {
-                    let _open = open;
                     let mut connection = pin!(connection);
                     let ended = poll_fn(|cx| {
                         let polled = connection.as_mut().poll(cx);
-                        if let Some(shared) = shared.upgrade() {
-                            shared.allow_streams(connection.current_max_send_streams());
+                        if let (Some(shared), Some(open)) = (shared.upgrade(), &open) {
+                            open.allow_streams(&shared, connection.current_max_send_streams());
                         }
                         polled
                     });
@@ -104,46 +107,83 @@ pub(super) async fn dial(
     let stream = TcpStream::connect(address).await?;
     // A small request must not wait for the acknowledgement of the one before it.
     stream.set_nodelay(true)?;
-    let speaks = state.targets.get(target).and_then(|target| target.speaks);
-    Ok((Stream(TokioIo::new(stream)), speaks.unwrap_or(Speaks::Http1)))
+    let speaks = state.targets[target].speaks;
+    let config = &state.config.targets[target];
+    if !config.tls {
+        return Ok((Stream::Plain(TokioIo::new(stream)), speaks.unwrap_or(Speaks::Http1)));
+    }
+    let tls = state.tls().ok_or_else(|| io::Error::other("TLS is not set up"))?;
+    let name = state.config.tls.server_name.as_deref().unwrap_or(&config.host);
+    let stream = tls.connect(name, stream).await?;
+    let agreed = if speaks_http2(&stream) {
+        Speaks::Http2
+    } else {
+        Speaks::Http1
+    };
+    // RFC 9113 §3.2: over TLS, HTTP/2 is spoken only once both ends agreed to it.
+    if speaks == Some(Speaks::Http2) && agreed != Speaks::Http2 {
+        return Err(io::Error::other("the server does not offer HTTP/2 (ALPN)"));
+    }
+    Ok((Stream::Tls(Box::new(TokioIo::new(stream))), agreed))
 }
 
 /// The bytes below HTTP.
-pub(super) struct Stream(TokioIo<TcpStream>);
+pub(super) enum Stream {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
 
 impl Read for Stream {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
     }
 }
 
 impl Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
     }
 }
 

@@ -132,6 +132,15 @@ struct Tries<'r> {
     is_fresh: bool,
     /// Leave for the retry under way.
     permit: Option<RetryPermit<'r>>,
+    /// The answer has taken over what is in flight.
+    has_answered: bool,
+}
+
+impl Drop for Tries<'_> {
+    fn drop(&mut self) {
+        let slot = self.upstream.slot();
+        slot.in_flight.sub(u64::from(!self.has_answered));
+    }
 }
 
 /// What to do after a try.
@@ -142,6 +151,7 @@ enum After {
 
 impl<'r> Tries<'r> {
     fn new(upstream: &'r Upstream, journey: &'r Journey<'r>, request: &Request<RequestBody>) -> Self {
+        upstream.slot().in_flight.add(1);
         Self {
             upstream,
             journey,
@@ -151,6 +161,7 @@ impl<'r> Tries<'r> {
             tried: Tried::new(),
             is_fresh: false,
             permit: None,
+            has_answered: false,
         }
     }
 
@@ -223,7 +234,7 @@ impl<'r> Tries<'r> {
         }
     }
 
-    async fn after_answer(&mut self, answer: Answer, spare: Option<Spare>, pool: &Rc<Pool>) -> After {
+    async fn after_answer(&mut self, mut answer: Answer, spare: Option<Spare>, pool: &Rc<Pool>) -> After {
         let status = answer.response.status();
         if self.config().ejection.statuses.contains(&status) {
             pool.failed();
@@ -243,7 +254,11 @@ impl<'r> Tries<'r> {
                 self.retry(pool).await;
                 After::Again(again)
             }
-            _ => After::Return(Ok(answer)),
+            _ => {
+                self.has_answered = true;
+                answer.lease.carries_request = true;
+                After::Return(Ok(answer))
+            }
         }
     }
 

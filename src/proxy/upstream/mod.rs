@@ -26,6 +26,7 @@ mod target;
 
 use std::sync::Arc;
 
+use super::tls::TlsError;
 use crate::config::{DnsConfig, UpstreamConfig};
 
 pub(super) use attend::Attendance;
@@ -51,6 +52,14 @@ impl Upstreams {
             states: configs.iter().map(state).collect(),
             dns: dns.clone(),
         }
+    }
+
+    /// Reads the certificates and authorities of TLS to the upstreams; blocks.
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or the system has no authorities.
+    pub(super) fn secure(&self) -> Result<(), TlsError> {
+        self.states.iter().try_for_each(|state| state.secure())
     }
 
     /// In the order of the configuration.

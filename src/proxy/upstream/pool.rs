@@ -60,7 +60,7 @@ struct Idle {
 pub(super) struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
     in_use: Cell<usize>,
-    /// Streams that the server allows, as far as it said.
+    /// Streams that the server allows; one until it has said.
     streams_max: Cell<usize>,
     idle_since: Cell<u32>,
 }
@@ -205,11 +205,6 @@ impl Multiplexed {
     fn has_room(&self) -> bool {
         self.in_use.get() < self.streams_max.get() && !self.sender.is_closed()
     }
-
-    /// The server allows this many streams.
-    pub(super) fn allow_streams(&self, streams: usize) {
-        self.streams_max.set(streams.min(STREAMS_MAX));
-    }
 }
 
 /// Leave to open a connection. Counts as one until it is dropped.
@@ -250,7 +245,7 @@ impl Ticket {
         let connection = Rc::new(Multiplexed {
             sender,
             in_use: Cell::new(0),
-            streams_max: Cell::new(STREAMS_MAX),
+            streams_max: Cell::new(1),
             idle_since: Cell::new(pool.ticks.now()),
         });
         if !pool.is_retired.get() {
@@ -272,6 +267,16 @@ impl Drop for Ticket {
 /// One connection, counted for as long as it is open.
 pub(super) struct Open(Rc<Pool>);
 
+impl Open {
+    /// The server allows this many streams on `connection`.
+    pub(super) fn allow_streams(&self, connection: &Multiplexed, streams: usize) {
+        let former = connection.streams_max.replace(streams.min(STREAMS_MAX));
+        if connection.streams_max.get() > former {
+            self.0.queue.room_for_many();
+        }
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
@@ -288,6 +293,8 @@ pub(in crate::proxy) struct Lease {
     pub(super) is_reused: bool,
     /// When the response has to have ended.
     pub(super) deadline: Option<Instant>,
+    /// The request is in flight until this is dropped.
+    pub(super) carries_request: bool,
 }
 
 enum Connection {
@@ -297,7 +304,6 @@ enum Connection {
 
 impl Lease {
     fn new(pool: &Rc<Pool>, connection: Connection, is_reused: bool) -> Self {
-        pool.slot().in_flight.add(1);
         if pool.counts_load() {
             pool.endpoint.in_flight.fetch_add(1, Relaxed);
         }
@@ -305,6 +311,7 @@ impl Lease {
             connection: Some(connection),
             is_reused,
             deadline: None,
+            carries_request: false,
             pool: Rc::clone(pool),
         }
     }
@@ -367,7 +374,7 @@ impl Connection {
 impl Drop for Lease {
     fn drop(&mut self) {
         let pool = &self.pool;
-        pool.slot().in_flight.sub(1);
+        pool.slot().in_flight.sub(u64::from(self.carries_request));
         if pool.counts_load() {
             pool.endpoint.in_flight.fetch_sub(1, Relaxed);
         }

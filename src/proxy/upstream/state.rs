@@ -4,18 +4,19 @@
 //! endpoints again. Whoever changes the endpoints holds a lock, workers that read do not.
 
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::super::metrics::Count;
+use super::super::tls::{ClientIdentity, ClientTls, ClientTlsOptions, ServerCheck, TlsError};
 use super::budget::RetryBudget;
 use super::endpoints::{Endpoint, Endpoints, Snapshot, Standing};
 use super::reading::{EndpointReading, UpstreamReading};
 use super::target::TargetInfo;
-use crate::config::UpstreamConfig;
+use crate::config::{UpstreamConfig, UpstreamProtocol};
 
 /// One upstream, as the node sees it.
 pub(in crate::proxy) struct UpstreamState {
@@ -28,6 +29,8 @@ pub(in crate::proxy) struct UpstreamState {
     generation: AtomicU64,
     changes: watch::Sender<()>,
     ejections: AtomicU64,
+    /// What secures connections to `https` targets, once it was read.
+    tls: OnceLock<ClientTls>,
     slots: Box<[Slot]>,
 }
 
@@ -35,7 +38,7 @@ pub(in crate::proxy) struct UpstreamState {
 #[derive(Default)]
 #[repr(align(128))]
 pub(super) struct Slot {
-    /// Requests in flight.
+    /// Requests in flight: from their first try to the end of their response.
     pub(super) in_flight: Count,
     pub(super) retries: Count,
     /// Retries that the budget did not allow.
@@ -62,9 +65,38 @@ impl UpstreamState {
             generation: AtomicU64::new(0),
             changes: watch::channel(()).0,
             ejections: AtomicU64::new(0),
+            tls: OnceLock::new(),
             slots: (0..workers.max(1)).map(|_| Slot::default()).collect(),
             config,
         }
+    }
+
+    /// Reads what TLS to `https` targets takes, if there are any.
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or the system has no authorities.
+    pub(super) fn secure(&self) -> Result<(), TlsError> {
+        if self.config.targets.iter().any(|target| target.tls) {
+            let tls = &self.config.tls;
+            let check = match (&tls.ca_file, tls.insecure_accept_any_certificate) {
+                (_, true) => ServerCheck::None,
+                (Some(file), false) => ServerCheck::Authorities(file),
+                (None, false) => ServerCheck::System,
+            };
+            let identity = tls.certificate.as_ref().zip(tls.key.as_ref());
+            let loaded = ClientTls::load(&ClientTlsOptions {
+                check,
+                identity: identity.map(|(cert, key)| ClientIdentity { cert, key }),
+                http2: self.config.protocol != UpstreamProtocol::Http1,
+            })?;
+            self.tls.get_or_init(|| loaded);
+        }
+        Ok(())
+    }
+
+    /// What secures connections to `https` targets.
+    pub(super) fn tls(&self) -> Option<&ClientTls> {
+        self.tls.get()
     }
 
     /// Changes with the endpoints, and how they stand.
