@@ -42,11 +42,11 @@ pub use clients::ClientIpHeader;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
+pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 pub use upstreams::{
     Balance, DnsConfig, EjectionConfig, HashBy, HealthConfig, NoBalance, RetryConfig, StatusRange, Target,
     UpstreamConfig, UpstreamProtocol, UpstreamTls,
 };
-pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]

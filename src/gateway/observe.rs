@@ -17,7 +17,6 @@ use crate::admin::{Node, Refused};
 use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence, RowCounts};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
-use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, UpstreamReading, WaitEnd};
 use crate::proxy::{
     LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure, UpstreamFailure,
     UpstreamReading, WaitEnd,

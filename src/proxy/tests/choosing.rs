@@ -372,3 +372,37 @@ async fn a_name_is_followed_to_all_of_its_addresses_and_kept_when_its_name_serve
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_example_serves_each_of_its_routes() {
+    const EXAMPLE: &str = include_str!("../../../docs/examples/upstreams.yaml");
+    let (app, small, local) = (
+        Server::start("app").await,
+        Server::start("small").await,
+        Server::start("local").await,
+    );
+    let caches = [Server::start("one").await, Server::start("two").await];
+    let mut yaml = EXAMPLE.replace("node_id: a\n", "node_id: a\nlisten: ['127.0.0.1:0']\n");
+    let servers = [&app, &small, &local, &caches[0], &caches[1]];
+    for (port, server) in ["9000", "9001", "9002", "9100", "9101"].into_iter().zip(servers) {
+        yaml = yaml.replace(
+            &format!(":{port}"),
+            &format!(":{}", server.upstream.address.port()),
+        );
+    }
+    // Checks of `/healthz` are requests like others to these servers, and pass.
+    let gateway = Gateway::run(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
+    within(async {
+        for _ in 0..20 {
+            assert_eq!(gateway.ask(GET).await.status(), 200);
+        }
+        let cached = "GET /cache/x HTTP/1.1\r\nHost: a\r\nX-User: 7\r\n\r\n";
+        let first = gateway.ask(cached).await.text().to_owned();
+        assert!(["one", "two"].contains(&first.as_str()));
+        assert_eq!(gateway.ask(cached).await.text(), first);
+        // Nobody listens there.
+        let call = "POST /pkg.Service/Method HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(gateway.ask(call).await.status(), 502);
+    })
+    .await;
+}

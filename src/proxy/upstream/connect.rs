@@ -110,7 +110,10 @@ pub(super) async fn dial(
     let speaks = state.targets[target].speaks;
     let config = &state.config.targets[target];
     if !config.tls {
-        return Ok((Stream::Plain(TokioIo::new(stream)), speaks.unwrap_or(Speaks::Http1)));
+        return Ok((
+            Stream::Plain(TokioIo::new(stream)),
+            speaks.unwrap_or(Speaks::Http1),
+        ));
     }
     let tls = state.tls().ok_or_else(|| io::Error::other("TLS is not set up"))?;
     let name = state.config.tls.server_name.as_deref().unwrap_or(&config.host);
@@ -134,11 +137,7 @@ pub(super) enum Stream {
 }
 
 impl Read for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
