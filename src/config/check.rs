@@ -72,6 +72,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
         },
         dns: traffic.dns,
         upstreams: traffic.upstreams,
+        routing: traffic.routing,
         routes: traffic.routes,
         proxy,
         log,

@@ -33,7 +33,8 @@ impl Config {
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
             "dns": self.dns.to_json(),
             "upstreams": self.upstreams.iter().map(UpstreamConfig::to_json).collect::<Value>(),
-            "routes": self.routes.iter().map(route).collect::<Value>(),
+            "routing": self.routing.to_json(),
+            "routes": self.routes.iter().map(RouteConfig::to_json).collect::<Value>(),
             "proxy": self.proxy_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
@@ -115,16 +116,6 @@ fn rule(rule: &Rule) -> Value {
         RuleScope::Upstream(name) => json["upstream"] = name.as_str().into(),
     }
     json
-}
-
-fn route(route: &RouteConfig) -> Value {
-    json!({
-        "name": route.name,
-        "hosts": route.hosts,
-        "path_prefix": route.path_prefix,
-        "strip_prefix": route.strip_prefix,
-        "upstream": route.upstream,
-    })
 }
 
 /// The period as the file writes it.

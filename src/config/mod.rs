@@ -19,6 +19,7 @@ mod json;
 mod layer;
 mod listeners;
 mod read;
+mod routes;
 mod scalars;
 mod syntax;
 #[cfg(test)]
@@ -43,6 +44,11 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
+pub use routes::{
+    FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
+    PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
+    UpstreamHost, UrlScheme, ValueMatch,
+};
 pub use upstreams::{
     Balance, DnsConfig, EjectionConfig, HashBy, HealthConfig, NoBalance, RetryConfig, StatusRange, Target,
     UpstreamConfig, UpstreamProtocol, UpstreamTls,
@@ -67,8 +73,10 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How names of upstreams are looked up.
     pub dns: DnsConfig,
-    /// Where requests may go; at least one.
+    /// Where requests may go; at least one unless every route answers by itself.
     pub upstreams: Vec<UpstreamConfig>,
+    /// How requests are compared with routes.
+    pub routing: RoutingConfig,
     /// Which requests go where; at least one.
     pub routes: Vec<RouteConfig>,
     /// Bounds and timeouts of the request path.
@@ -197,21 +205,6 @@ pub struct LimitsConfig {
     pub ip_prefixes: IpPrefixes,
     /// The rules.
     pub rules: Vec<Rule>,
-}
-
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// Unique name.
-    pub name: String,
-    /// Hosts it answers to, lower case; empty: any.
-    pub hosts: Vec<String>,
-    /// Path prefix, matched by whole segments; `/` matches all.
-    pub path_prefix: String,
-    /// Removes the prefix before forwarding.
-    pub strip_prefix: bool,
-    /// Name of the upstream.
-    pub upstream: String,
 }
 
 /// Bounds and timeouts of the request path.

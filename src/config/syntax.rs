@@ -84,27 +84,6 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
     })
 }
 
-/// Reads a host that a route answers to, in lower case: host names compare without case (RFC 9110
-/// section 4.2.3).
-pub(super) fn host(text: &str) -> Result<String, Wrong> {
-    let host = text.to_ascii_lowercase();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if is_host_name(&host) || bare.is_some_and(|bare| bare.parse::<Ipv6Addr>().is_ok()) {
-        Ok(host)
-    } else {
-        wrong(
-            format!("`{}` is no host", shown(text)),
-            "write a name such as `example.com`, without scheme, port or `*`",
-        )
-    }
-}
-
-/// Reads the path prefix of a route, without a trailing slash unless it is `/`.
-pub(super) fn path_prefix(text: &str) -> Result<String, Wrong> {
-    let path = plain_path(text).or_else(|why| wrong(why, "begin with `/`, such as `/api`"))?;
-    Ok(if path.is_empty() { "/".to_owned() } else { path })
-}
-
 /// Reads the path, and query, of a request that Weir makes itself.
 pub(super) fn request_path(text: &str) -> Result<String, Wrong> {
     let (bare, query) = text.split_once('?').unwrap_or((text, ""));
@@ -259,7 +238,7 @@ pub(super) fn is_host_name(text: &str) -> bool {
 }
 
 /// `text` as a path without a trailing slash; `/` becomes empty.
-fn plain_path(text: &str) -> Result<String, String> {
+pub(super) fn plain_path(text: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&b);
     let path = text.strip_suffix('/').unwrap_or(text);
     let dots = path.split('/').any(|segment| segment == "." || segment == "..");

@@ -60,10 +60,7 @@ impl ChargePlan {
             hits: rule.hits,
             key: planned_key(&rule.count_by, route, hasher),
         };
-        let applying = rules
-            .iter()
-            .enumerate()
-            .filter(|(_, rule)| applies(&rule.scope, route));
+        let applying = rules.iter().enumerate().filter(|(_, rule)| applies(rule, route));
         Self {
             entries: applying.map(planned).collect(),
             prefixes,
@@ -126,15 +123,19 @@ fn planned_key(count_by: &CountBy, route: &RouteConfig, hasher: &IdentityHasher)
 fn fixed_identity<'r>(count_by: &CountBy, route: &'r RouteConfig) -> Identity<'r> {
     match count_by {
         CountBy::Route => Identity::Route(&route.name),
-        CountBy::Upstream => Identity::Upstream(&route.upstream),
+        CountBy::Upstream => Identity::Upstream(route.upstream().unwrap_or_default()),
         _ => Identity::All,
     }
 }
 
-fn applies(scope: &RuleScope, route: &RouteConfig) -> bool {
-    match scope {
-        RuleScope::Everything => true,
-        RuleScope::Route(name) => *name == route.name,
-        RuleScope::Upstream(name) => *name == route.upstream,
-    }
+/// A rule that counts by upstream has nothing to count where a route answers by itself.
+fn applies(rule: &Rule, route: &RouteConfig) -> bool {
+    let upstream = route.upstream();
+    let counts = rule.count_by != CountBy::Upstream || upstream.is_some();
+    counts
+        && match &rule.scope {
+            RuleScope::Everything => true,
+            RuleScope::Route(name) => *name == route.name,
+            RuleScope::Upstream(name) => upstream == Some(name),
+        }
 }

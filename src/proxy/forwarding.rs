@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::client_ip::{X_FORWARDED_FOR, hops, is_trusted};
 use super::forwarded;
-use crate::config::{ClientIpHeader, ProxyConfig};
+use crate::config::{ClientIpHeader, ProxyConfig, UrlScheme};
 
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -37,6 +37,14 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// What its connection speaks.
+    pub(super) fn scheme(&self) -> UrlScheme {
+        match self.scheme == "https" {
+            true => UrlScheme::Https,
+            false => UrlScheme::Http,
+        }
+    }
+
     /// A client at `address` without TLS, as `config` sees it.
     pub(super) fn new(address: IpAddr, config: &ProxyConfig) -> Self {
         let address = address.to_canonical();

@@ -6,8 +6,8 @@
 //! admitted is announced before the upstream sees it, and that no more is buffered than the configuration
 //! and the constants here allow.
 //!
-//! The client's Host is preserved: upstreams see what the client asked for (as with Envoy; nginx and Kong
-//! replace it by default), so virtual hosts, redirects and cookies work without configuration.
+//! The client's Host is preserved unless a route says otherwise: upstreams see what the client asked for (as with
+//! Envoy; nginx and Kong replace it by default), so virtual hosts, redirects and cookies work without configuration.
 
 mod body;
 mod charge;
@@ -47,7 +47,7 @@ use crate::limit::headers::HeaderNames;
 use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
 use listener::Terms;
-use route::Router;
+use route::{Hit, RouteState, Router, Wanted};
 use upstream::{Attendance, Upstreams};
 use worker::Worker;
 
@@ -85,13 +85,6 @@ pub struct ProxyShared {
     connection_slots: Arc<Semaphore>,
 }
 
-/// One route, with what is known of its requests beforehand.
-struct RouteState {
-    config: RouteConfig,
-    upstream: usize,
-    plan: ChargePlan,
-}
-
 impl ProxyShared {
     /// Wires a proxy for `config`, with `limiter` as the judge and `hasher` to turn clients into keys.
     ///
@@ -100,14 +93,9 @@ impl ProxyShared {
     #[must_use]
     pub fn new(config: Arc<Config>, limiter: Arc<Limiter>, hasher: IdentityHasher, on_due: OnDue) -> Self {
         let rules = limiter.rules();
-        let state = |route: &RouteConfig| RouteState {
-            upstream: config
-                .upstreams
-                .iter()
-                .position(|upstream| upstream.name == route.upstream)
-                .expect("a checked configuration has the upstream of every route"),
-            plan: ChargePlan::new(&rules, route, config.limits.ip_prefixes, &hasher),
-            config: route.clone(),
+        let state = |route: &RouteConfig| {
+            let plan = ChargePlan::new(&rules, route, config.limits.ip_prefixes, &hasher);
+            RouteState::new(route, &config.upstreams, plan)
         };
         let upstreams = Upstreams::new(&config.upstreams, &config.dns, config.proxy.workers);
         let upstreams = Arc::new(upstreams);
@@ -168,10 +156,9 @@ impl ProxyShared {
         (self.on_due)()
     }
 
-    fn route(&self, host: &str, path: &str) -> Option<&RouteState> {
-        self.router
-            .find(host, path)
-            .and_then(|index| self.routes.get(index))
+    fn route(&self, wanted: &Wanted<'_>) -> Option<(&RouteState, Hit<'_>)> {
+        let hit = self.router.find(wanted)?;
+        Some((self.routes.get(hit.route)?, hit))
     }
 }
 

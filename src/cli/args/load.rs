@@ -286,6 +286,7 @@ mod tests {
 
     use super::super::{Cli, Command};
     use super::*;
+    use crate::config::RouteMatch;
     use crate::limit::SyncMode;
 
     fn run_args(args: &[&str]) -> RunArgs {
@@ -354,10 +355,9 @@ mod tests {
             (2, "header:x-key".to_owned())
         );
         assert_eq!(config.upstreams[0].targets.len(), 2);
-        assert_eq!(
-            (&*config.routes[0].path_prefix, &*config.routes[0].upstream),
-            ("/", "default")
-        );
+        let route = &config.routes[0];
+        assert_eq!((route.matches.len(), route.upstream()), (1, Some("default")));
+        assert_eq!(route.matches[0], RouteMatch::default());
     }
 
     #[test]

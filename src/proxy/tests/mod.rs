@@ -8,6 +8,7 @@ mod multiplexing;
 mod passing;
 mod proxy_protocol;
 mod retrying;
+mod routing;
 mod secure_upstreams;
 mod stopping;
 mod tls;
