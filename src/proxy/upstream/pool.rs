@@ -62,6 +62,8 @@ pub(super) struct Multiplexed {
     in_use: Cell<usize>,
     /// Streams that the server allows; one until it has said.
     streams_max: Cell<usize>,
+    /// The server has said how many, or would have: it has answered.
+    is_settled: Cell<bool>,
     idle_since: Cell<u32>,
 }
 
@@ -165,9 +167,12 @@ impl Pool {
         None
     }
 
-    /// A connection that others could share is waited for rather than joined by another.
+    /// A connection that others could share is waited for rather than joined by another, until it is known how
+    /// many can.
     fn may_open(&self) -> bool {
-        self.open.get() < self.open_max && !self.opens_shared.get()
+        let shared = self.shared.borrow();
+        let is_settled = |it: &Rc<Multiplexed>| it.is_settled.get() || it.sender.is_closed();
+        self.open.get() < self.open_max && !self.opens_shared.get() && shared.iter().all(is_settled)
     }
 
     fn release(&self, sender: http1::SendRequest<RequestBody>) {
@@ -246,6 +251,7 @@ impl Ticket {
             sender,
             in_use: Cell::new(0),
             streams_max: Cell::new(1),
+            is_settled: Cell::new(false),
             idle_since: Cell::new(pool.ticks.now()),
         });
         if !pool.is_retired.get() {
@@ -271,7 +277,8 @@ impl Open {
     /// The server allows this many streams on `connection`.
     pub(super) fn allow_streams(&self, connection: &Multiplexed, streams: usize) {
         let former = connection.streams_max.replace(streams.min(STREAMS_MAX));
-        if connection.streams_max.get() > former {
+        if connection.streams_max.get() != former {
+            connection.is_settled.set(true);
             self.0.queue.room_for_many();
         }
     }
@@ -381,6 +388,7 @@ impl Drop for Lease {
         if let Some(Connection::Http2(connection)) = self.connection.take() {
             connection.in_use.set(connection.in_use.get() - 1);
             connection.idle_since.set(pool.ticks.now());
+            connection.is_settled.set(true);
             pool.queue.room_for_one();
         }
     }
