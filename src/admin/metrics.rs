@@ -33,6 +33,8 @@ pub struct Metrics {
     pub request_duration: HistogramReading,
     /// Requests without an answer from their upstream, by what failed.
     pub upstream_failures: Vec<(&'static str, u64)>,
+    /// Each upstream.
+    pub upstreams: Vec<UpstreamReading>,
     /// Requests being answered now.
     pub requests_in_flight: u64,
     /// Client connections open now.
@@ -84,6 +86,25 @@ pub struct DecisionCount {
     pub outcome: &'static str,
     /// How often.
     pub count: u64,
+}
+
+/// One upstream; counts are totals.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamReading {
+    /// Its name.
+    pub name: String,
+    /// Its endpoints, each with its state: `good`, `unhealthy` or `ejected`.
+    pub endpoints: Vec<(String, &'static str)>,
+    /// No endpoint is good, so all are used.
+    pub panic: bool,
+    /// Requests in flight to it.
+    pub in_flight: u64,
+    /// Times that an endpoint was left out for failing requests.
+    pub ejections: u64,
+    /// Requests that were tried again, and those that the retry budget kept from it.
+    pub retries: [(&'static str, u64); 2],
+    /// Requests that waited for a connection in vain, by why.
+    pub pending_refused: [(&'static str, u64); 2],
 }
 
 /// One reading of a histogram of durations.
@@ -198,12 +219,76 @@ impl Metrics {
         out.histogram("request_duration_seconds", help, &self.request_duration)?;
         let help = "Requests that no upstream answered";
         out.counters("upstream_failures", help, "reason", &self.upstream_failures)?;
+        self.encode_upstreams(out)?;
         out.gauge(
             "requests_in_flight",
             "Requests being answered",
             self.requests_in_flight,
         )?;
         out.gauge("connections", "Open client connections", self.connections)
+    }
+
+    fn encode_upstreams(&self, out: &mut Families<'_>) -> fmt::Result {
+        let help = "Endpoints of an upstream and how they stand";
+        out.family("upstream_endpoint", help, MetricType::Gauge, |samples| {
+            self.upstreams.iter().try_for_each(|upstream| {
+                upstream.endpoints.iter().try_for_each(|(endpoint, state)| {
+                    let labels = [
+                        ("upstream", upstream.name.as_str()),
+                        ("endpoint", endpoint),
+                        ("state", state),
+                    ];
+                    samples.gauge(&labels, 1)
+                })
+            })
+        })?;
+        type Value<T> = fn(&UpstreamReading) -> T;
+        let gauges: [(&str, &str, Value<u64>); 2] = [
+            (
+                "upstream_panic",
+                "Whether no endpoint is good, so that all are used",
+                |upstream| u64::from(upstream.panic),
+            ),
+            (
+                "upstream_requests_in_flight",
+                "Requests in flight to an upstream",
+                |upstream| upstream.in_flight,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            out.family(name, help, MetricType::Gauge, |samples| {
+                let mut upstreams = self.upstreams.iter();
+                upstreams.try_for_each(|it| samples.gauge(&[("upstream", it.name.as_str())], value(it)))
+            })?;
+        }
+        let help = "Times that an endpoint was left out for failing requests";
+        out.family("upstream_ejections", help, MetricType::Counter, |samples| {
+            let mut upstreams = self.upstreams.iter();
+            upstreams.try_for_each(|it| samples.counter(&[("upstream", it.name.as_str())], it.ejections))
+        })?;
+        let counters: [(&str, &str, Value<[(&'static str, u64); 2]>); 2] = [
+            (
+                "upstream_retries",
+                "Requests tried again, or kept from it by the retry budget",
+                |upstream| upstream.retries,
+            ),
+            (
+                "upstream_pending_refused",
+                "Requests that found no connection to an upstream",
+                |upstream| upstream.pending_refused,
+            ),
+        ];
+        for (name, help, counts) in counters {
+            out.family(name, help, MetricType::Counter, |samples| {
+                self.upstreams.iter().try_for_each(|upstream| {
+                    counts(upstream).iter().try_for_each(|(why, count)| {
+                        let labels = [("upstream", upstream.name.as_str()), ("outcome", *why)];
+                        samples.counter(&labels, *count)
+                    })
+                })
+            })?;
+        }
+        Ok(())
     }
 
     fn encode_transport(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -454,6 +539,14 @@ mod tests {
             transport_failures: vec![("tls_handshake", 2)],
             certificate_reloads: vec![("refused", 1)],
             certificate_ends: vec![("/tls/a.pem".into(), 1_900_000_000)],
+            upstreams: vec![UpstreamReading {
+                name: "app".into(),
+                endpoints: vec![("10.0.0.1:80".into(), "ejected")],
+                panic: true,
+                ejections: 2,
+                retries: [("sent", 5), ("over_budget", 1)],
+                ..UpstreamReading::default()
+            }],
             keys_evicted: 4,
             gossip: GossipReading {
                 bytes_sent: 12,
@@ -496,6 +589,10 @@ mod tests {
             "weir_transport_failures_total{reason=\"tls_handshake\"} 2",
             "weir_certificate_reloads_total{outcome=\"refused\"} 1",
             "weir_certificate_not_after_seconds{file=\"/tls/a.pem\"} 1900000000",
+            "weir_upstream_endpoint{upstream=\"app\",endpoint=\"10.0.0.1:80\",state=\"ejected\"} 1",
+            "weir_upstream_panic{upstream=\"app\"} 1",
+            "weir_upstream_ejections_total{upstream=\"app\"} 2",
+            "weir_upstream_retries_total{upstream=\"app\",outcome=\"over_budget\"} 1",
             "weir_keys_evicted_total 4",
             "weir_gossip_bytes_total{direction=\"sent\"} 12",
             "weir_gossip_dropped_total{reason=\"bad_tag\"} 2",

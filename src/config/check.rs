@@ -70,6 +70,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
             ip_prefixes,
             rules: traffic.rules,
         },
+        dns: traffic.dns,
         upstreams: traffic.upstreams,
         routing: traffic.routing,
         routes: traffic.routes,

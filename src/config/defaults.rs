@@ -54,6 +54,60 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Covers the concurrency one worker has with one server; more only holds sockets open.
 pub(super) const IDLE_CONNECTIONS: usize = 64;
 
+/// A body that stands still this long will not go on: what nginx and HAProxy's guides give it.
+pub(super) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// More than one server serves at once, and a bound on sockets; Envoy's default.
+pub(super) const UPSTREAM_CONNECTIONS_MAX: u32 = 1024;
+
+/// As many again as a worker's connections: more would only wait to be turned away.
+pub(super) const PENDING_MAX: u32 = 1024;
+
+/// A request that found no connection for a second would better be told.
+pub(super) const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Two more tries pass over two servers of one that are down; each further one mostly adds load.
+pub(super) const TRIES: u32 = 3;
+
+/// Holds most bodies of APIs, and little beside what a connection may buffer anyway.
+pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// Envoy's and Linkerd's: when everything fails, load grows by a fifth at most.
+pub(super) const RETRY_BUDGET_PERMILLE: u32 = 200;
+
+/// So that requests that come one at a time can be retried at all; Envoy's default.
+pub(super) const RETRY_BUDGET_MIN: u32 = 3;
+
+/// By chance a server that fails one request in five fails as many in a row once in 3,000; Envoy's default.
+pub(super) const EJECTION_FAILURES: u32 = 5;
+
+/// About what a process takes to restart.
+pub(super) const EJECTION_TIME: Duration = Duration::from_secs(10);
+
+/// A server that keeps failing is asked again every five minutes; Envoy's default.
+pub(super) const EJECTION_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Half has to bear the load of all: leaving out more would bring down the rest.
+pub(super) const EJECTION_SHARE_PERMILLE: u32 = 500;
+
+/// Finds a dead server within three intervals, and is no load.
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A server that takes longer to say that it is well is not.
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One success may be luck.
+pub(super) const HEALTHY_AFTER: u32 = 2;
+
+/// One lost packet, or one pause for garbage, must not take a server out.
+pub(super) const UNHEALTHY_AFTER: u32 = 3;
+
+/// Spares name servers when a record says 0.
+pub(super) const DNS_TTL_MIN: Duration = Duration::from_secs(5);
+
+/// Records of a day must not keep a moved server's old address for a day.
+pub(super) const DNS_TTL_MAX: Duration = Duration::from_secs(300);
+
 /// Room for large cookies and tokens; a client cannot make a connection cost more memory than this.
 pub(super) const HEADER_BYTES_MAX: usize = 64 * 1024;
 

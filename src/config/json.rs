@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use super::{Config, ListenerConfig, RouteConfig, Target, UpstreamConfig};
+use super::{Config, ListenerConfig, RouteConfig, UpstreamConfig};
 use crate::limit::{Period, Rule, RuleScope};
 
 /// Stands where a secret is.
@@ -31,7 +31,8 @@ impl Config {
                 "ipv6_prefix": self.limits.ip_prefixes.v6,
             },
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
-            "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
+            "dns": self.dns.to_json(),
+            "upstreams": self.upstreams.iter().map(UpstreamConfig::to_json).collect::<Value>(),
             "routing": self.routing.to_json(),
             "routes": self.routes.iter().map(RouteConfig::to_json).collect::<Value>(),
             "proxy": self.proxy_json(),
@@ -115,29 +116,6 @@ fn rule(rule: &Rule) -> Value {
         RuleScope::Upstream(name) => json["upstream"] = name.as_str().into(),
     }
     json
-}
-
-fn upstream(upstream: &UpstreamConfig) -> Value {
-    json!({
-        "name": upstream.name,
-        "targets": upstream.targets.iter().map(target_text).collect::<Value>(),
-        "connect_timeout": text(upstream.connect_timeout),
-        "response_timeout": text(upstream.response_timeout),
-        "idle_connections": upstream.idle_connections,
-    })
-}
-
-fn target_text(target: &Target) -> String {
-    let Target {
-        host,
-        port,
-        base_path,
-    } = target;
-    if host.contains(':') {
-        format!("http://[{host}]:{port}{base_path}")
-    } else {
-        format!("http://{host}:{port}{base_path}")
-    }
 }
 
 /// The period as the file writes it.

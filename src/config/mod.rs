@@ -25,6 +25,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod upstreams;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -48,6 +49,10 @@ pub use routes::{
     PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
     UpstreamHost, UrlScheme, ValueMatch,
 };
+pub use upstreams::{
+    Balance, DnsConfig, EjectionConfig, HashBy, HealthConfig, NoBalance, RetryConfig, StatusRange, Target,
+    UpstreamConfig, UpstreamProtocol, UpstreamTls,
+};
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +71,8 @@ pub struct Config {
     pub bounded: BoundedConfig,
     /// The rules and the bounds of counting.
     pub limits: LimitsConfig,
+    /// How names of upstreams are looked up.
+    pub dns: DnsConfig,
     /// Where requests may go; at least one unless every route answers by itself.
     pub upstreams: Vec<UpstreamConfig>,
     /// How requests are compared with routes.
@@ -198,32 +205,6 @@ pub struct LimitsConfig {
     pub ip_prefixes: IpPrefixes,
     /// The rules.
     pub rules: Vec<Rule>,
-}
-
-/// One upstream: a named set of equal servers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamConfig {
-    /// Unique name.
-    pub name: String,
-    /// Servers, in turn (round robin); at least one. `http` only.
-    pub targets: Vec<Target>,
-    /// Longest wait for a connection.
-    pub connect_timeout: Duration,
-    /// Longest wait for the head of the response.
-    pub response_timeout: Duration,
-    /// Most idle connections kept, per target and worker.
-    pub idle_connections: usize,
-}
-
-/// One server of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// Host name or address; an IPv6 address stands without its brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Path put before the request's path; empty or `/…` without a trailing slash.
-    pub base_path: String,
 }
 
 /// Bounds and timeouts of the request path.

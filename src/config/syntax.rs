@@ -43,7 +43,7 @@ pub(super) fn hits(text: &str) -> Result<Hits, Wrong> {
     Ok(Hits::try_new(hits).expect("the range is that of hits"))
 }
 
-/// Reads a server: `http://HOST[:PORT][/PATH]`.
+/// Reads a server: `http://HOST[:PORT][/PATH]`, or the same with `https`.
 pub(super) fn target(text: &str) -> Result<Target, Wrong> {
     const FORM: &str = "write http://HOST:PORT or http://HOST:PORT/PATH";
     let problem = || format!("`{}` is no address of a server", shown(text));
@@ -57,11 +57,9 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
     let Ok(uri) = text.parse::<Uri>() else {
         return wrong(problem(), FORM);
     };
-    if uri.scheme() == Some(&Scheme::HTTPS) {
-        return wrong("https to upstreams is not supported yet", "use http");
-    }
+    let tls = uri.scheme() == Some(&Scheme::HTTPS);
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    if uri.scheme() != Some(&Scheme::HTTP) || authority.contains('@') || uri.query().is_some() {
+    if (!tls && uri.scheme() != Some(&Scheme::HTTP)) || authority.contains('@') || uri.query().is_some() {
         return wrong(problem(), FORM);
     }
     let host = uri.host().unwrap_or("");
@@ -71,16 +69,45 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
         .unwrap_or(host);
     let port = match authority.rsplit_once(':') {
         Some((_, port)) if !port.ends_with(']') => port.parse().unwrap_or(0),
+        _ if tls => 443,
         _ => 80,
     };
     if port == 0 || !(is_host_name(host) || host.parse::<Ipv6Addr>().is_ok()) {
         return wrong(problem(), FORM);
     }
     Ok(Target {
+        tls,
         host: host.to_owned(),
         port,
         base_path: plain_path(uri.path()).or_else(|why| wrong(why, FORM))?,
+        weight: 1,
     })
+}
+
+/// Reads the path, and query, of a request that Weir makes itself.
+pub(super) fn request_path(text: &str) -> Result<String, Wrong> {
+    let (bare, query) = text.split_once('?').unwrap_or((text, ""));
+    let plain = plain_path(bare).is_ok() && query.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if plain && text.len() <= PATH_BYTES_MAX {
+        Ok(text.to_owned())
+    } else {
+        wrong(
+            format!("`{}` is no path", shown(text)),
+            "begin with `/`, such as `/healthz`",
+        )
+    }
+}
+
+/// Reads a host name or address without a port.
+pub(super) fn server_name(text: &str) -> Result<String, Wrong> {
+    if is_host_name(text) || text.parse::<IpAddr>().is_ok() {
+        Ok(text.to_owned())
+    } else {
+        wrong(
+            format!("`{}` is no host name", shown(text)),
+            "write a name such as `app.example.com`",
+        )
+    }
 }
 
 /// Reads a sync mode.

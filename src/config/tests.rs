@@ -4,6 +4,7 @@ mod bounded;
 mod listeners;
 mod messages;
 mod routes;
+mod upstreams;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::limit::{CountBy, Period, RuleScope};
 
 const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const THREE_NODES: &str = include_str!("../../docs/examples/three-nodes.yaml");
+const UPSTREAMS: &str = include_str!("../../docs/examples/upstreams.yaml");
 const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
 const ROUTING: &str = include_str!("../../docs/examples/routing.yaml");
 const TLS: &str = include_str!("../../docs/examples/tls.yaml");
@@ -49,7 +51,7 @@ fn an_alias_stands_for_its_value() {
 
 #[test]
 fn the_examples_load_and_read_back_from_their_json() {
-    for text in [MINIMAL, THREE_NODES, ROUTES, ROUTING, TLS, CLIENTS] {
+    for text in [MINIMAL, THREE_NODES, ROUTES, ROUTING, UPSTREAMS, TLS, CLIENTS] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();
         let json = config.to_json().to_string();

@@ -1,16 +1,15 @@
 //! Rules, upstreams and routes, which refer to one another by name.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::error::{At, Report, did_you_mean};
 use super::read::{Found, Section};
 use super::routes::{RouteConfig, RoutingConfig};
-use super::scalars::{duration, integer, plain_name};
-use super::syntax::{count_by, hits, sync_mode, target, window_limit};
-use super::{BoundedConfig, UpstreamConfig, bounded, defaults, routes};
+use super::scalars::plain_name;
+use super::syntax::{count_by, hits, sync_mode, window_limit};
+use super::{BoundedConfig, DnsConfig, UpstreamConfig, bounded, routes, upstreams};
 use crate::limit::{CountBy, Hits, Rule, RuleScope, SyncMode, WindowLimit};
 
 /// Most windows of one rule: the six of the calendar, and room for as many of other lengths.
@@ -19,6 +18,7 @@ const WINDOWS_MAX: usize = 12;
 /// What requests meet on their way.
 pub(super) struct Traffic {
     pub(super) rules: Vec<Rule>,
+    pub(super) dns: DnsConfig,
     pub(super) upstreams: Vec<UpstreamConfig>,
     pub(super) routing: RoutingConfig,
     pub(super) routes: Vec<RouteConfig>,
@@ -33,6 +33,8 @@ pub(super) fn read(
     report: &Report,
 ) -> Traffic {
     let mut names = Names::default();
+    let dns = upstreams::dns(root);
+    dns.check(&root.at, report);
     let routing = routes::routing(root);
     let upstream_sections = root.sections("upstreams");
     let route_sections = root.sections("routes");
@@ -68,6 +70,7 @@ pub(super) fn read(
     names.report_unknown(report);
     Traffic {
         rules,
+        dns,
         upstreams,
         routing,
         routes,
@@ -207,33 +210,7 @@ fn check_windows(windows: &Found<Vec<Found<WindowLimit>>>, report: &Report) {
 
 fn upstream(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<UpstreamConfig> {
     let name = unique_name(&mut section, &mut names.upstreams, report);
-    section.require_elements("targets", "give at least one, such as `http://127.0.0.1:9000`");
-    let targets = section
-        .values("targets", target)
-        .map_or(Vec::new(), |list| list.value);
-    let connect_timeout = section.value_or(
-        "connect_timeout",
-        duration(Duration::from_millis(1)..=Duration::from_secs(300)),
-        defaults::CONNECT_TIMEOUT,
-    );
-    let response_timeout = section.value_or(
-        "response_timeout",
-        duration(Duration::from_millis(1)..=Duration::from_secs(3600)),
-        defaults::RESPONSE_TIMEOUT,
-    );
-    let idle_connections = section.value_or(
-        "idle_connections",
-        integer(0..=65_536),
-        defaults::IDLE_CONNECTIONS,
-    );
-    section.finish();
-    Some(UpstreamConfig {
-        name: name?,
-        targets: targets.into_iter().map(|found| found.value).collect(),
-        connect_timeout,
-        response_timeout,
-        idle_connections,
-    })
+    upstreams::upstream(section, name, report)
 }
 
 fn route(

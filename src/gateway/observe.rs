@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
-use crate::admin::metrics::{DecisionCount, GossipReading, HistogramReading, Metrics, WaitReading};
+use crate::admin::metrics::{self, DecisionCount, GossipReading, HistogramReading, Metrics, WaitReading};
 use crate::admin::views::{
     ForgetView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView, rfc3339,
 };
@@ -18,7 +18,8 @@ use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence, RowCounts};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
 use crate::proxy::{
-    LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure, UpstreamFailure, WaitEnd,
+    LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure, UpstreamFailure,
+    UpstreamReading, WaitEnd,
 };
 use crate::replica::{NodeId, ReplicaId};
 
@@ -200,6 +201,7 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
     ];
     let failures = UpstreamFailure::ALL.map(UpstreamFailure::label);
     metrics.upstream_failures = failures.into_iter().zip(proxy.upstream_failures).collect();
+    metrics.upstreams = proxy.upstreams.iter().map(upstream).collect();
     metrics.requests_in_flight = proxy.in_flight;
     metrics.connections = proxy.connections;
     metrics.tls_handshakes = proxy.tls_handshakes;
@@ -224,6 +226,32 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
         denied_short: proxy.denied_short,
         denied_without_share: proxy.denied_without_share,
     };
+}
+
+fn upstream(reading: &UpstreamReading) -> metrics::UpstreamReading {
+    let endpoints = reading.endpoints.iter().map(|endpoint| {
+        let state = match (endpoint.is_healthy, endpoint.is_ejected) {
+            (false, _) => "unhealthy",
+            (true, true) => "ejected",
+            (true, false) => "good",
+        };
+        (endpoint.name.clone(), state)
+    });
+    metrics::UpstreamReading {
+        name: reading.name.clone(),
+        endpoints: endpoints.collect(),
+        panic: reading.is_panic,
+        in_flight: reading.in_flight,
+        ejections: reading.ejections,
+        retries: [
+            ("sent", reading.retries),
+            ("over_budget", reading.retries_refused),
+        ],
+        pending_refused: [
+            ("queue_full", reading.pending_refused),
+            ("timed_out", reading.pending_timed_out),
+        ],
+    }
 }
 
 fn histogram(counts: [u64; LATENCY_BUCKETS.len() + 1], sum_micros: u64) -> HistogramReading {

@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use thiserror::Error;
 
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
-use super::pool::Lease;
+use super::upstream::{Lease, Overdue, Replay, Watch};
 
 /// The body of a request as it goes upstream.
 pub(super) enum RequestBody {
@@ -18,6 +19,19 @@ pub(super) enum RequestBody {
     Empty,
     /// The client's body, and how far it has been passed on.
     Streamed(Incoming, Rc<Progress>),
+    /// The same, kept so that it can be sent again.
+    Replayed(Replay<Incoming>, Rc<Progress>),
+}
+
+/// Why a body broke off.
+#[derive(Debug, Error)]
+pub(super) enum BodyError {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Overdue(#[from] Overdue),
+    #[error("the request is being sent again")]
+    Superseded,
 }
 
 /// How far a streamed request body has come.
@@ -43,6 +57,15 @@ impl Progress {
     pub(super) fn failed(&self) -> bool {
         self.failed.get()
     }
+
+    fn note<T>(&self, polled: &Poll<Option<Result<Frame<Bytes>, T>>>) {
+        match polled {
+            Poll::Ready(Some(Ok(_))) => self.frames.set(self.frames.get() + 1),
+            Poll::Ready(Some(Err(_))) => self.failed.set(true),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        self.waiting.set(polled.is_pending());
+    }
 }
 
 impl RequestBody {
@@ -59,36 +82,41 @@ impl RequestBody {
     pub(super) fn progress(&self) -> Option<Rc<Progress>> {
         match self {
             Self::Empty => None,
-            Self::Streamed(_, progress) => Some(Rc::clone(progress)),
+            Self::Streamed(_, progress) | Self::Replayed(_, progress) => Some(Rc::clone(progress)),
         }
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Streamed(incoming, progress) = &mut *self else {
-            return Poll::Ready(None);
-        };
-        let polled = Pin::new(&mut *incoming).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(_))) => progress.frames.set(progress.frames.get() + 1),
-            Poll::Ready(Some(Err(_))) => progress.failed.set(true),
-            Poll::Ready(None) | Poll::Pending => {}
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Streamed(incoming, progress) => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                progress.note(&polled);
+                polled.map_err(BodyError::Http)
+            }
+            Self::Replayed(replay, progress) => {
+                let polled = Pin::new(replay).poll_frame(cx);
+                if !matches!(polled, Poll::Ready(Some(Err(BodyError::Superseded)))) {
+                    progress.note(&polled);
+                }
+                polled
+            }
         }
-        progress.waiting.set(polled.is_pending());
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Streamed(incoming, _) => incoming.is_end_stream(),
+            Self::Replayed(replay, _) => replay.is_end_stream(),
         }
     }
 
@@ -96,6 +124,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streamed(incoming, _) => incoming.size_hint(),
+            Self::Replayed(replay, _) => replay.size_hint(),
         }
     }
 }
@@ -110,7 +139,7 @@ enum Source {
     /// Weir's own words; `None` once they are sent.
     Text(Option<Bytes>),
     /// The upstream's body, and the connection that it comes from.
-    Upstream(Incoming, Option<Lease>),
+    Upstream(Incoming, Option<Lease>, Watch),
 }
 
 impl ResponseBody {
@@ -121,9 +150,10 @@ impl ResponseBody {
     }
 
     /// The body of an upstream's response. `lease` goes back to its pool when the body has ended, and is
-    /// closed if it is dropped before.
+    /// closed if it is dropped before, or if the upstream takes longer than it may.
     pub(super) fn upstream(incoming: Incoming, lease: Lease, in_flight: InFlight) -> Self {
-        let mut source = Source::Upstream(incoming, Some(lease));
+        let watch = lease.watch();
+        let mut source = Source::Upstream(incoming, Some(lease), watch);
         source.release_if_ended();
         Self { source, in_flight }
     }
@@ -131,7 +161,7 @@ impl ResponseBody {
 
 impl Source {
     fn release_if_ended(&mut self) {
-        if let Self::Upstream(incoming, lease) = self
+        if let Self::Upstream(incoming, lease, _) = self
             && incoming.is_end_stream()
             && let Some(lease) = lease.take()
         {
@@ -142,41 +172,58 @@ impl Source {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let (incoming, lease) = match &mut this.source {
+        let (incoming, lease, watch) = match &mut this.source {
             Source::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Upstream(incoming, lease) => (incoming, lease),
+            Source::Upstream(incoming, lease, watch) => (incoming, lease, watch),
         };
-        let polled = Pin::new(incoming).poll_frame(cx);
-        match &polled {
-            Poll::Pending => return polled,
-            Poll::Ready(Some(Ok(_))) => this.source.release_if_ended(),
-            Poll::Ready(Some(Err(_))) => {
-                *lease = None;
-                this.in_flight.shard().upstream_failed(UpstreamFailure::Body);
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Pending => match watch.poll_overdue(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(overdue) => {
+                    fail(lease, &this.in_flight, UpstreamFailure::BodyTimeout);
+                    Poll::Ready(Some(Err(overdue.into())))
+                }
+            },
+            Poll::Ready(Some(Ok(frame))) => {
+                watch.moved();
+                this.source.release_if_ended();
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(None) => lease.take().into_iter().for_each(Lease::release),
+            Poll::Ready(Some(Err(error))) => {
+                fail(lease, &this.in_flight, UpstreamFailure::Body);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                lease.take().into_iter().for_each(Lease::release);
+                Poll::Ready(None)
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
-            Source::Upstream(incoming, _) => incoming.is_end_stream(),
+            Source::Upstream(incoming, ..) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Source::Upstream(incoming, _) => incoming.size_hint(),
+            Source::Upstream(incoming, ..) => incoming.size_hint(),
         }
     }
+}
+
+/// Counts that the upstream broke off a body, and closes its connection.
+fn fail(lease: &mut Option<Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
+    lease.take().iter().for_each(Lease::failed);
+    in_flight.shard().upstream_failed(failure);
 }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
+
+use super::upstream::{UpstreamReading, Upstreams};
 
 /// Counters of the request path. Readers call [`ProxyMetrics::snapshot`].
 pub struct ProxyMetrics {
     shards: Box<[Shard]>,
+    upstreams: ArcSwapOption<Upstreams>,
     certificates: ArcSwap<Vec<CertificateReading>>,
     reloads: [AtomicU64; ReloadOutcome::ALL.len()],
 }
@@ -43,23 +46,32 @@ pub enum UpstreamFailure {
     Connect,
     /// It did not accept a connection in time.
     ConnectTimeout,
+    /// No connection came free for it in time, or too many requests waited for one.
+    Overloaded,
     /// It did not send the head of a response in time.
     ResponseTimeout,
     /// The connection broke before the head of a response, or what came was no HTTP.
     Broken,
     /// The connection broke in the body of a response.
     Body,
+    /// It paused for too long in the body of a response, or that took too long.
+    BodyTimeout,
+    /// The request took too long in all, before the head of a response.
+    TotalTimeout,
 }
 
 impl UpstreamFailure {
     /// Every way to fail, in the order of [`ProxySnapshot::upstream_failures`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Unresolved,
         Self::Connect,
         Self::ConnectTimeout,
+        Self::Overloaded,
         Self::ResponseTimeout,
         Self::Broken,
         Self::Body,
+        Self::BodyTimeout,
+        Self::TotalTimeout,
     ];
 
     /// The name in metrics.
@@ -69,9 +81,12 @@ impl UpstreamFailure {
             Self::Unresolved => "unresolved",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Overloaded => "overloaded",
             Self::ResponseTimeout => "response_timeout",
             Self::Broken => "broken",
             Self::Body => "body",
+            Self::BodyTimeout => "body_timeout",
+            Self::TotalTimeout => "total_timeout",
         }
     }
 }
@@ -207,15 +222,23 @@ pub struct ProxySnapshot {
     pub latency: [u64; LATENCY_BUCKETS.len() + 1],
     /// Sum of those times in microseconds.
     pub latency_micros: u64,
+    /// Each upstream, in the order of the configuration.
+    pub upstreams: Vec<UpstreamReading>,
 }
 
 impl ProxyMetrics {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+            upstreams: ArcSwapOption::empty(),
             certificates: ArcSwap::default(),
             reloads: Default::default(),
         }
+    }
+
+    /// Reads these upstreams from now on.
+    pub(super) fn watch(&self, upstreams: &Arc<Upstreams>) {
+        self.upstreams.store(Some(Arc::clone(upstreams)));
     }
 
     /// The shard of one worker; only that worker's thread counts in it.
@@ -262,6 +285,10 @@ impl ProxyMetrics {
             sum.upstream_connections += shard.upstream_connections.0.load(Relaxed);
             sum.latency_micros += shard.latency_micros.0.load(Relaxed);
         }
+        let upstreams = self.upstreams.load();
+        sum.upstreams = upstreams
+            .as_ref()
+            .map_or(Vec::new(), |upstreams| upstreams.readings());
         sum
     }
 }
@@ -325,6 +352,11 @@ impl Count {
         self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
     }
 
+    /// What it is now.
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
     pub(super) fn sub(&self, less: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(less), Relaxed);
     }
@@ -369,7 +401,7 @@ mod tests {
         }
         let sum = metrics.snapshot();
         assert_eq!(sum.responses, [0, 2, 0, 0, 1]);
-        assert_eq!(sum.upstream_failures, [1; 6]);
+        assert_eq!(sum.upstream_failures, [1; UpstreamFailure::ALL.len()]);
         assert_eq!((sum.latency[2], sum.latency[3], sum.latency[14]), (1, 1, 1));
         assert_eq!(sum.latency_micros, 11_002_000);
         assert_eq!(

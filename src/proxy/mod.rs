@@ -1,7 +1,7 @@
 //! Listeners, routing, upstream pools, headers, the response to every error.
 //!
 //! Owns the request path: accepts HTTP/1.1 and HTTP/2 from clients, plain or over TLS, asks the limiter,
-//! and passes what is admitted to HTTP/1.1 upstreams, bodies streamed both ways. One thread per worker;
+//! and passes what is admitted to upstreams, bodies streamed both ways. One thread per worker;
 //! workers share no lock. Promises that a denied request never reaches an upstream, that what has been
 //! admitted is announced before the upstream sees it, and that no more is buffered than the configuration
 //! and the constants here allow.
@@ -13,13 +13,11 @@ mod body;
 mod charge;
 pub mod client_ip;
 mod connection;
-mod forward;
 mod forwarded;
 mod forwarding;
 mod headers;
 mod listener;
 mod metrics;
-mod pool;
 mod preface;
 pub mod proxy_protocol;
 mod respond;
@@ -27,6 +25,7 @@ mod route;
 mod service;
 mod tls;
 mod transport;
+mod upstream;
 mod wait;
 mod worker;
 
@@ -49,6 +48,7 @@ use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
 use listener::Terms;
 use route::{Hit, RouteState, Router, Wanted};
+use upstream::{Attendance, Upstreams};
 use worker::Worker;
 
 pub use metrics::{
@@ -56,6 +56,7 @@ pub use metrics::{
     UpstreamFailure, WaitEnd,
 };
 pub use tls::TlsError;
+pub use upstream::{EndpointReading, UpstreamReading};
 
 /// Ends once the peers have been told, as far as this node can: what they hear is on its way.
 pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -78,6 +79,7 @@ pub struct ProxyShared {
     metrics: Arc<ProxyMetrics>,
     router: Router,
     routes: Vec<RouteState>,
+    upstreams: Arc<Upstreams>,
     header_names: Arc<HeaderNames>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
@@ -95,10 +97,15 @@ impl ProxyShared {
             let plan = ChargePlan::new(&rules, route, config.limits.ip_prefixes, &hasher);
             RouteState::new(route, &config.upstreams, plan)
         };
+        let upstreams = Upstreams::new(&config.upstreams, &config.dns, config.proxy.workers);
+        let upstreams = Arc::new(upstreams);
+        let metrics = ProxyMetrics::new(config.proxy.workers);
+        metrics.watch(&upstreams);
         Self {
+            upstreams,
             routes: config.routes.iter().map(state).collect(),
             router: Router::new(&config.routes),
-            metrics: Arc::new(ProxyMetrics::new(config.proxy.workers)),
+            metrics: Arc::new(metrics),
             header_names: limiter.header_names(),
             node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
             connection_slots: Arc::new(Semaphore::new(
@@ -115,6 +122,10 @@ impl ProxyShared {
     #[must_use]
     pub fn metrics(&self) -> &Arc<ProxyMetrics> {
         &self.metrics
+    }
+
+    fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     fn config(&self) -> &Config {
@@ -155,6 +166,7 @@ impl ProxyShared {
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
     workers: Vec<WorkerThread>,
+    _attendance: Option<Attendance>,
     _certificates: tls::Watch,
 }
 
@@ -173,6 +185,7 @@ impl Proxy {
         let count = shared.config.proxy.workers.max(1);
         let certificates = tls::Watch::start(&shared.config.listen, &shared.metrics);
         let certificates = certificates.map_err(io::Error::other)?;
+        shared.upstreams.secure().map_err(io::Error::other)?;
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for (config, terminator) in shared.config.listen.iter().zip(certificates.terminators()) {
@@ -195,6 +208,7 @@ impl Proxy {
         Ok(Self {
             addresses,
             workers,
+            _attendance: Attendance::start(&shared.upstreams)?,
             _certificates: certificates,
         })
     }

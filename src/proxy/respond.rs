@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::connection::InFlight;
-use super::forward::UpstreamError;
+use super::upstream::UpstreamError;
 
 /// Why Weir answers a request itself.
 #[derive(Debug)]
@@ -58,11 +58,13 @@ impl Refusal {
 
 fn upstream_status(error: &UpstreamError) -> StatusCode {
     match error {
-        UpstreamError::Unresolved(_) => StatusCode::SERVICE_UNAVAILABLE,
+        UpstreamError::Unresolved(_) | UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         UpstreamError::Connect(_) | UpstreamError::Broken(_) | UpstreamError::Unusable => {
             StatusCode::BAD_GATEWAY
         }
-        UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout | UpstreamError::TotalTimeout => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
         UpstreamError::ClientStalled => StatusCode::REQUEST_TIMEOUT,
         UpstreamError::ClientGone => StatusCode::BAD_REQUEST,
     }
@@ -73,6 +75,8 @@ fn upstream_message(error: &UpstreamError) -> &'static str {
         UpstreamError::Unresolved(_) => "the upstream server's name has no address",
         UpstreamError::Connect(_) => "the upstream server cannot be reached",
         UpstreamError::ConnectTimeout => "the upstream server did not accept a connection in time",
+        UpstreamError::Overloaded => "the upstream servers have no connection to spare",
+        UpstreamError::TotalTimeout => "the request took too long in all",
         UpstreamError::ResponseTimeout => "the upstream server did not answer in time",
         UpstreamError::Broken(_) => "the upstream server closed the connection without a valid response",
         UpstreamError::Unusable => "the upstream server sent a response that cannot be passed on",

@@ -9,6 +9,7 @@
     reason = "a shell: requests are timed by a real clock"
 )]
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -23,13 +24,13 @@ use super::body::{RequestBody, ResponseBody};
 use super::charge::Subject;
 use super::client_ip::client_ip;
 use super::connection::{Answered, Connection, InFlight, Tunnel};
-use super::forward::{Answer, UpstreamError, forward};
 use super::forwarding::client_scheme;
 use super::headers::{
     self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
 };
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{Asked, Forwarding, OwnAnswer, RouteState, Step, Wanted};
+use super::upstream::{Answer, Journey, UpstreamError, forward};
 use super::wait::{wait_for_rights, wall_clock};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared};
 use crate::limit::{Charge, Decision, Due, Outcome};
@@ -229,6 +230,9 @@ impl<'c> Turn<'c> {
     ) -> Result<Passed, UpstreamError> {
         let websocket = headers::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        let worker = self.connection.worker();
+        let upstream = &worker.upstreams[route.upstream];
+        let hash = upstream.hash(&parts.headers, || self.client_ip(&parts.headers));
         let version = std::mem::replace(&mut parts.version, Version::HTTP_11);
         headers::prepare_request(
             &mut parts.headers,
@@ -242,16 +246,14 @@ impl<'c> Turn<'c> {
         }
         route.change_request(&mut parts.headers);
         let request = Request::from_parts(parts, RequestBody::new(body));
-        let worker = self.connection.worker();
         let asked = Instant::now();
-        let answer = forward(
-            &worker.upstreams[route.upstream],
-            request,
+        let journey = Journey {
             path,
-            worker.shard(),
-            asked,
-        )
-        .await?;
+            hash,
+            shard: worker.shard(),
+            started: asked,
+        };
+        let answer = forward(upstream, request, &journey).await?;
         let times = Times {
             asked,
             answered: Instant::now(),
@@ -267,6 +269,12 @@ impl<'c> Turn<'c> {
             websocket,
             times,
         })
+    }
+
+    fn client_ip(&self, headers: &HeaderMap) -> IpAddr {
+        let proxy = &self.shared().config().proxy;
+        let peer = self.connection.peer().address;
+        client_ip(peer, headers, &proxy.trusted_proxies, proxy.client_ip_header)
     }
 
     /// Turns an upstream's response into the client's.

@@ -23,7 +23,7 @@ use super::connection::{Connection, Quiet, Signal};
 use super::forwarding::Peer;
 use super::listener::{self, Listener, Terms};
 use super::metrics::Shard;
-use super::pool::Upstream;
+use super::upstream::Upstream;
 
 /// An upstream connection idle for this long is closed: under the 60 s after which common servers (nginx
 /// 75 s, Apache and Node less) close it themselves, so that few requests meet a closing connection.
@@ -62,10 +62,11 @@ pub(super) struct Worker {
 impl Worker {
     fn new(shared: Arc<ProxyShared>, index: usize) -> Self {
         let ticks = Rc::<Ticks>::default();
-        let upstreams = shared.config().upstreams.iter();
+        let workers = shared.config().proxy.workers;
+        let upstreams = shared.upstreams().states().iter();
         Self {
             upstreams: upstreams
-                .map(|config| Upstream::new(config, &ticks, index))
+                .map(|state| Upstream::new(state, (index, workers), &ticks))
                 .collect(),
             shared,
             ticks,

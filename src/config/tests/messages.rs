@@ -153,11 +153,6 @@ fn each_wrong_rule_upstream_and_route_is_reported() {
               `h:1` is no address of a server; write `http://h:1`",
         ),
         (
-            "upstreams: [{name: u, targets: 'https://h'}]",
-            "w.yaml:2:32: upstreams[0].targets: \
-              https to upstreams is not supported yet; use http",
-        ),
-        (
             "upstreams: [{name: u, targets: 'http://10.0.0.300'}]",
             "w.yaml:2:32: upstreams[0].targets: \
               `http://10.0.0.300` is no address of a server; write http://HOST:PORT or http://HOST:PORT/PATH",

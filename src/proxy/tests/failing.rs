@@ -285,7 +285,7 @@ async fn a_pooled_connection_that_dies_under_a_get_is_replaced_unseen() {
     })
     .await;
     assert_eq!(upstream.connections(), 5);
-    assert_eq!(gateway.metrics().upstream_failures, [0; 6]);
+    assert_eq!(gateway.metrics().upstream_failures.iter().sum::<u64>(), 0);
 }
 
 #[tokio::test]

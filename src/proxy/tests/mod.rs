@@ -1,11 +1,15 @@
 //! Tests of the whole request path: a proxy in this process, real sockets, scripted upstreams.
 
+mod choosing;
 mod examples;
 mod failing;
 mod limiting;
+mod multiplexing;
 mod passing;
 mod proxy_protocol;
+mod retrying;
 mod routing;
+mod secure_upstreams;
 mod stopping;
 mod tls;
 mod tls_clients;
@@ -239,7 +243,16 @@ impl Upstream {
         S: Fn(Peer, usize) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::play_at("127.0.0.1:0", script).await
+    }
+
+    /// The same, at `address`.
+    async fn play_at<S, F>(address: &str, script: S) -> Self
+    where
+        S: Fn(Peer, usize) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);

@@ -6,7 +6,6 @@
 //! Promises that key material appears in no error, no log and no `Debug`.
 
 mod certificate;
-#[expect(dead_code, reason = "upstreams are not reached over TLS yet")]
 mod client;
 mod client_cert;
 mod ends;
@@ -22,13 +21,7 @@ use thiserror::Error;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 
-#[expect(unused_imports, reason = "upstreams are not reached over TLS yet")]
-pub(super) use client::{ClientIdentity, speaks_http2};
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "upstreams are not reached over TLS yet")
-)]
-pub(super) use client::{ClientTls, ClientTlsOptions, ServerCheck};
+pub(super) use client::{ClientIdentity, ClientTls, ClientTlsOptions, ServerCheck, speaks_http2};
 pub(super) use server::{Accepted, Terminator};
 pub(super) use watch::Watch;
 

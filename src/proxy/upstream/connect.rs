@@ -1,0 +1,201 @@
+//! How a connection to an endpoint is made: TCP, TLS where it is spoken, and the HTTP on top.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::super::tls::speaks_http2;
+use super::forward::UpstreamError;
+use super::pool::{Lease, Ticket};
+use super::state::UpstreamState;
+use super::target::Speaks;
+
+/// Most bytes buffered of one upstream connection in each direction. A client that reads slowly holds about three
+/// times as much: what is read, what is handed over, and what is being written.
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
+/// Largest response head: four times what browsers accept of cookies per site.
+const RESPONSE_HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Receive windows of HTTP/2, per stream and per connection: a response of a millisecond's distance at 1 GB/s.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+impl Ticket {
+    /// Opens a connection, for as long as the configuration allows.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] of the kinds that happen before anything is sent.
+    pub(super) async fn connect(self) -> Result<Lease, UpstreamError> {
+        let timeout = self.pool.state.config.connect_timeout;
+        let opened = tokio::time::timeout(timeout, self.open()).await;
+        opened.map_err(|_| UpstreamError::ConnectTimeout)?
+    }
+
+    async fn open(mut self) -> Result<Lease, UpstreamError> {
+        let endpoint = &self.pool.endpoint;
+        let dialled = dial(&self.pool.state, endpoint.target, endpoint.address).await;
+        let (stream, speaks) = dialled.map_err(UpstreamError::Connect)?;
+        let open = self.take_open();
+        match speaks {
+            Speaks::Http1 => {
+                let (sender, connection) = http1::Builder::new()
+                    .max_buf_size(BUFFER_BYTES_MAX)
+                    .max_header_size(RESPONSE_HEAD_BYTES_MAX as usize)
+                    .handshake(stream)
+                    .await
+                    .map_err(UpstreamError::Broken)?;
+                let connection = connection.with_upgrades();
+                tokio::task::spawn_local(async move {
+                    let _open = open;
+                    note_end(connection.await);
+                });
+                Ok(self.lease_http1(sender))
+            }
+            Speaks::Http2 => {
+                let (sender, connection) = http2::Builder::new(LocalExecutor)
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .max_header_list_size(RESPONSE_HEAD_BYTES_MAX)
+                    // Until the server has said how many.
+                    .initial_max_send_streams(1)
+                    .handshake(stream)
+                    .await
+                    .map_err(UpstreamError::Broken)?;
+                let (lease, shared) = self.lease_http2(sender);
+                let shared = Rc::downgrade(&shared);
+                tokio::task::spawn_local(async move {
+                    let mut connection = pin!(connection);
+                    let ended = poll_fn(|cx| {
+                        let polled = connection.as_mut().poll(cx);
+                        if let (Some(shared), Some(open)) = (shared.upgrade(), &open) {
+                            open.allow_streams(&shared, connection.current_max_send_streams());
+                        }
+                        polled
+                    });
+                    note_end(ended.await);
+                });
+                Ok(lease)
+            }
+        }
+    }
+}
+
+fn note_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "upstream connection ended");
+    }
+}
+
+/// Connects to `address`, which belongs to the target of that index, and finds out which HTTP it speaks.
+///
+/// # Errors
+/// When it cannot be reached, or TLS fails.
+pub(super) async fn dial(
+    state: &UpstreamState,
+    target: usize,
+    address: SocketAddr,
+) -> io::Result<(Stream, Speaks)> {
+    let stream = TcpStream::connect(address).await?;
+    // A small request must not wait for the acknowledgement of the one before it.
+    stream.set_nodelay(true)?;
+    let speaks = state.targets[target].speaks;
+    let config = &state.config.targets[target];
+    if !config.tls {
+        return Ok((
+            Stream::Plain(TokioIo::new(stream)),
+            speaks.unwrap_or(Speaks::Http1),
+        ));
+    }
+    let tls = state.tls().ok_or_else(|| io::Error::other("TLS is not set up"))?;
+    let name = state.config.tls.server_name.as_deref().unwrap_or(&config.host);
+    let stream = tls.connect(name, stream).await?;
+    let agreed = if speaks_http2(&stream) {
+        Speaks::Http2
+    } else {
+        Speaks::Http1
+    };
+    // RFC 9113 §3.2: over TLS, HTTP/2 is spoken only once both ends agreed to it.
+    if speaks == Some(Speaks::Http2) && agreed != Speaks::Http2 {
+        return Err(io::Error::other("the server does not offer HTTP/2 (ALPN)"));
+    }
+    Ok((Stream::Tls(Box::new(TokioIo::new(stream))), agreed))
+}
+
+/// The bytes below HTTP.
+pub(super) enum Stream {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+impl Read for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+}
+
+/// Runs hyper's HTTP/2 streams on the worker's own thread.
+#[derive(Clone, Copy)]
+pub(super) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
