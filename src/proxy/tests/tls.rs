@@ -422,9 +422,11 @@ async fn a_handshake_that_never_ends_is_cut_off_and_frees_its_slot() {
     let bounds = "header_read_timeout: 300ms, connections_max: 1";
     let (gateway, _upstream) = secured(&authority, ONE, bounds).await;
     within(async {
-        for begun in ["", "\x16\x03\x01\x02\x00\x01\x00"] {
+        for (turn, begun) in ["", "\x16\x03\x01\x02\x00\x01\x00"].into_iter().enumerate() {
             let mut stalled = gateway.connect().await;
             stalled.send(begun).await;
+            // Each worker accepts for itself: the other client must not come first.
+            eventually(async || gateway.metrics().accepted == 2 * turn as u64 + 1).await;
             // Waits for the only slot.
             let mut client = authority.client().connect(&gateway, "a.test").await.unwrap();
             client.send(GET).await;
