@@ -71,8 +71,8 @@ def main() -> int:
         "figures": [figure.as_json() for figure in figures],
     }
     path = root() / "target" / "bench.json"
-    path.write_text(json.dumps(found) + "\n")
-    print(f"\n{json.dumps(found)}")
+    path.write_text(json.dumps(found, ensure_ascii=False) + "\n")
+    print(f"\n{json.dumps(found, ensure_ascii=False)}")
     return 0
 
 

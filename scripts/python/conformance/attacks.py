@@ -13,9 +13,7 @@ from hpack import Encoder
 from processes import (
     Address,
     Weir,
-    free_address,
     gateway_config,
-    python_module,
     stopped_after,
     url,
     weir_echo,
@@ -23,7 +21,9 @@ from processes import (
 
 from .bystander import Bystander
 from .frames import (
+    INITIAL_WINDOW_SIZE,
     Attacker,
+    Flood,
     Head,
     continuation,
     data,
@@ -36,8 +36,8 @@ from .frames import (
 )
 from .report import Report
 
-MIB = 1 << 20
-INITIAL_WINDOW_SIZE = 4
+# Streams that are begun and cancelled together: fewer than a connection may have at once.
+BATCH = 40
 GET, POST = Head(), Head("POST")
 
 
@@ -47,6 +47,8 @@ class Attack:
 
     name: str
     steps: Callable[[], Iterable[bytes]]
+    paced: bool = False
+    """Each step ends in a PING, whose answer says that the gateway has dealt with it."""
     reads: bool = True
     """Whether the attacker reads what the gateway answers."""
     may_block: bool = False
@@ -64,6 +66,14 @@ def rapid_reset() -> Iterator[bytes]:
     """CVE-2023-44487: requests that are cancelled at once never count as concurrent."""
     for stream in streams():
         yield headers(stream, GET.block) + reset(stream)
+
+
+def paced_reset() -> Iterator[bytes]:
+    """The same, but each request is on its way to the upstream before it is cancelled."""
+    for first in itertools.count(1, 2 * BATCH):
+        batch = range(first, first + 2 * BATCH, 2)
+        yield b"".join(headers(stream, GET.block) for stream in batch) + ping()
+        yield b"".join(map(reset, batch)) + ping()
 
 
 def rapid_reset_of_uploads() -> Iterator[bytes]:
@@ -183,6 +193,7 @@ def empty_headers() -> Iterator[bytes]:
 ATTACKS = [
     Attack("rapid reset", rapid_reset),
     Attack("rapid reset of uploads", rapid_reset_of_uploads),
+    Attack("rapid reset of forwarded requests", paced_reset, paced=True),
     Attack("CONTINUATION flood", continuation_flood),
     Attack("empty CONTINUATION flood", empty_continuation_flood),
     Attack("empty DATA flood", empty_data_flood),
@@ -208,56 +219,40 @@ ATTACKS = [
 def run(report: Report, *, quick: bool) -> None:
     # An upstream that takes its time: a request that was reset is still with it.
     echo, upstream = weir_echo("100ms")
-    steps, seconds = (20_000, 4.0) if quick else (200_000, 20.0)
+    scale = Scale(steps=20_000, seconds=4.0, connections=3) if quick else Scale(100_000, 15.0, 20)
     with stopped_after(echo):
         for attack in ATTACKS:
             with Weir(gateway_config(upstream)) as weir:
-                flood(report, attack, weir, upstream, steps, seconds)
-    unread_responses(report)
-    many_connections(report, 100 if quick else 400)
+                launch(report, attack, weir, upstream, scale)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of an attack there is."""
+
+    steps: int
+    seconds: float
+    connections: int
+    """One after the other: who is thrown out comes again."""
+
+
+def launch(report: Report, attack: Attack, weir: Weir, upstream: Address, scale: Scale) -> None:
+    """One attack, by connections one after the other until one is not closed."""
+    before = upstream_requests(upstream)
+    outcomes = list[Flood]()
+    with Bystander(weir) as bystander:
+        while len(outcomes) < scale.connections and all(outcome.closed for outcome in outcomes):
+            with Attacker(weir.address, reads=attack.reads) as attacker:
+                steps = itertools.islice(attack.steps(), scale.steps)
+                outcomes.append(attacker.flood(steps, scale.seconds, paced=attack.paced))
+    work = upstream_requests(upstream) - before - bystander.served
+    last = outcomes[-1]
+    is_bounded = last.closed or (attack.may_block and last.blocked) or attack.may_stay
+    detail = f"{len(outcomes)} connections, the last {last}; {work} requests upstream"
+    report.check(f"{attack.name}: the connection is closed", is_bounded, detail)
+    bystander.judge(report, attack.name)
 
 
 def upstream_requests(upstream: Address) -> int:
     with urllib.request.urlopen(f"{url(upstream)}/_echo/count", timeout=10) as response:
         return int(json.load(response)["requests"])
-
-
-def flood(report: Report, attack: Attack, weir: Weir, upstream: Address, steps: int, seconds: float) -> None:
-    """One attack by one connection."""
-    before = upstream_requests(upstream)
-    with Bystander(weir) as bystander, Attacker(weir.address, reads=attack.reads) as attacker:
-        outcome = attacker.flood(itertools.islice(attack.steps(), steps), seconds)
-    work = upstream_requests(upstream) - before - bystander.served
-    is_bounded = outcome.closed or (attack.may_block and outcome.blocked) or attack.may_stay
-    judge(report, attack.name, bystander, is_bounded, f"{outcome}, {work} requests upstream")
-
-
-def judge(report: Report, name: str, bystander: Bystander, is_bounded: bool, detail: str) -> None:
-    """The three things that every attack has to leave true."""
-    report.check(f"{name}: the connection ends", is_bounded, detail)
-    bystander.judge(report, name)
-
-
-def unread_responses(report: Report) -> None:
-    """CVE-2019-9511, -9517: a client asks for much and opens no window. No body is gathered for it in memory."""
-    address = free_address()
-    with python_module("conformance.upstream", str(address[1]), name="upstream") as server:
-        server.await_listening(address)
-        with Weir(gateway_config(address)) as weir, Bystander(weir, "/bytes/10") as bystander:
-            block = Head("GET", f"/bytes/{2 * MIB}").block
-            requests = [headers(stream, block) for stream in range(1, 200, 2)]
-            with Attacker(weir.address, settings({INITIAL_WINDOW_SIZE: 1})) as attacker:
-                outcome = attacker.flood(requests, 4.0, linger=3.0)
-        judge(report, "100 bodies that nobody reads", bystander, outcome.sent == 100, str(outcome))
-
-
-def many_connections(report: Report, count: int) -> None:
-    """Rapid reset from many connections at once, as botnets do it."""
-    echo, upstream = weir_echo("100ms")
-    with stopped_after(echo), Weir(gateway_config(upstream)) as weir, Bystander(weir) as bystander:
-        closed = 0
-        for _ in range(count):
-            with Attacker(weir.address) as attacker:
-                closed += attacker.flood(itertools.islice(rapid_reset(), 2000), 3.0, linger=1.0).closed
-    detail = f"{closed} of {count} closed"
-    judge(report, f"rapid reset by {count} connections in turn", bystander, closed == count, detail)

@@ -51,6 +51,10 @@ def fetch(url: str, version: str, args: Sequence[str] = (), stdin: bytes | None 
         )
         if outcome.returncode != 0:
             raise RuntimeError(f"curl {' '.join(args)} {url}: {outcome.stderr.decode().strip()}")
+        content = body.read_bytes() if body.exists() else b""
+        if "--head" in args:
+            # Then curl puts the head there, too.
+            content = content.removeprefix(head.read_bytes())
         blocks = head.read_bytes().decode("latin-1").split("\r\n\r\n")
         last = [block for block in blocks if block.startswith("HTTP/")][-1]
         lines = last.split("\r\n")
@@ -59,5 +63,5 @@ def fetch(url: str, version: str, args: Sequence[str] = (), stdin: bytes | None 
             version=lines[0].split()[0],
             status=int(lines[0].split()[1]),
             fields=[(name.lower(), value.strip()) for name, _, value in fields],
-            body=body.read_bytes() if body.exists() else b"",
+            body=content,
         )

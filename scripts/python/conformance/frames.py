@@ -25,6 +25,7 @@ from hyperframe.frame import (
 
 from processes import Address
 
+INITIAL_WINDOW_SIZE = 4  # RFC 9113 §6.5.2
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # What is written at once; the rest waits until the gateway has taken it.
 WRITE_BYTES = 16 * 1024
@@ -109,13 +110,18 @@ class Attacker:
         self._inbox = bytearray()
         self._outbox = bytearray(PREFACE + (initial if initial is not None else settings()))
 
-    def flood(self, steps: Iterable[bytes], seconds: float, linger: float = 2.0) -> Flood:
-        """Sends `steps`, for `seconds` at the most, and waits for `linger` whether the gateway hangs up."""
+    def flood(self, steps: Iterable[bytes], seconds: float, *, linger: float = 2.0, paced: bool = False) -> Flood:
+        """Sends `steps`, for `seconds` at the most, and waits for `linger` whether the gateway hangs up.
+
+        Paced steps end in a PING each, and wait for the answer to the one before.
+        """
         outcome, source = self.outcome, iter(steps)
         deadline, moved, exhausted = time.monotonic() + seconds, time.monotonic(), False
         while not outcome.closed:
             now = time.monotonic()
             while len(self._outbox) < WRITE_BYTES and not exhausted and now < deadline:
+                if paced and outcome.received["PingFrame"] < outcome.sent:
+                    break
                 step = next(source, None)
                 exhausted = step is None
                 if step is not None:
