@@ -78,10 +78,11 @@ class Probe(grpc.GenericRpcHandler):  # type: ignore[misc]
     def hang(self, _: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
         """One message, and nothing more until the client goes away."""
         gone = threading.Event()
+        # Not after the yield: a generator whose call has ended is not resumed.
         context.add_callback(gone.set)
+        context.add_callback(lambda: self.seen.cancelled.put("gone"))
         yield b"begun"
-        if gone.wait(PATIENCE):
-            self.seen.cancelled.put("gone")
+        gone.wait(2 * PATIENCE)
 
 
 def method(channel: grpc.Channel, kind: str, name: str) -> Any:
