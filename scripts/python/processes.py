@@ -206,7 +206,7 @@ class Weir(Process):
         super().__init__("weir", [*argv, "--admin", f"{LOOPBACK}:0", "--gossip", f"{LOOPBACK}:0"], cpu=cpu)
         try:
             line = self.await_output(r"weir: node .*").group()
-            self.addresses = [_address(text) for text in re.findall(r"//([\d.:]+)", line.partition(", admin")[0])]
+            self.addresses = [_address(text) for text in re.findall(r"//([\d.]+:\d+)", line.partition(", admin")[0])]
             self.admin = _address(re.search(r"admin http://([\d.:]+)", line).group(1))  # type: ignore[union-attr]
             wait_until("weir is ready", lambda: http_status(self.admin, "/readyz") == 200)
         except BaseException:

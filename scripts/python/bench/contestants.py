@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from certificates import make_certificate
 from processes import NEVER_DENIES, Address, Process, Weir, free_address, url, weir_binary
 
 HOST = "api.example"
@@ -134,17 +135,6 @@ def scratch() -> Path:
     return directory
 
 
-def make_certificate(directory: Path) -> None:
-    """An ECDSA certificate for HOST, with its key in the same file."""
-    key, certificate = directory / "key.pem", directory / "cert.pem"
-    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    request = ["openssl", "req", "-x509", *curve, "-days", "30", *subject, *files]
-    subprocess.run(request, check=True, capture_output=True)
-    (directory / "server.pem").write_text(certificate.read_text() + key.read_text())
-
-
 def version_of(*command: str) -> str:
     outcome = subprocess.run(command, capture_output=True, text=True, check=True)
     return (outcome.stdout + outcome.stderr).splitlines()[0].strip()
@@ -181,7 +171,7 @@ def start_configured(
     name: str, template: str, command: list[str], version: list[str], upstream: Address, cpu: int
 ) -> Contestant:
     directory = scratch()
-    make_certificate(directory)
+    make_certificate(directory, HOST)
     plain, tls, admin = free_address(), free_address(), free_address()
     config = directory / "proxy.conf"
     config.write_text(
@@ -204,12 +194,11 @@ def start_configured(
 
 def start_weir(upstream: Address, cpu: int) -> Contestant:
     directory = scratch()
-    make_certificate(directory)
+    certificate = make_certificate(directory, HOST)
     plain, tls = free_address(), free_address()
-    certificate = {"cert": str(directory / "cert.pem"), "key": str(directory / "key.pem")}
     weir = Weir(
         {
-            "listen": [text_of(plain), {"address": text_of(tls), "tls": {"certificates": [certificate]}}],
+            "listen": [text_of(plain), certificate.listener(tls)],
             "rules": [{"name": "per-client", "by": "ip", "windows": [NEVER_DENIES], "mode": "gossip"}],
             "upstreams": [{"name": "app", "targets": [url(upstream)], "idle_connections": IDLE_UPSTREAM_CONNECTIONS}],
             "routes": [{"name": "api", "hosts": [HOST], "path_prefix": PATH, "upstream": "app"}],

@@ -8,10 +8,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSIONS = {"HTTP/1.1": "--http1.1", "h2": "--http2-prior-knowledge"}
 # Set for one connection, anew by each sender, or by the gateway (RFC 9110 §7.6.1, §6.6.1, §7.6.3).
 NOT_END_TO_END = {"connection", "keep-alive", "transfer-encoding", "date", "via", "x-request-id"}
 ADDED = ("x-weir-", "x-ratelimit-", "ratelimit-")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to reach a server."""
+
+    name: str
+    base: str
+    """The URL without its path."""
+    options: tuple[str, ...]
+    version: str
+    """The protocol that the server has to answer in."""
+
+
+def http1(base: str) -> Way:
+    return Way("HTTP/1.1", base, ("--http1.1",), "HTTP/1.1")
+
+
+def http2(base: str) -> Way:
+    return Way("h2", base, ("--http2-prior-knowledge",), "HTTP/2")
+
+
+def http2_over_tls(base: str, authority: Path) -> Way:
+    return Way("h2 over TLS", base, ("--http2", "--cacert", str(authority)), "HTTP/2")
 
 
 @dataclass
@@ -38,19 +61,19 @@ class Response:
         )
 
 
-def fetch(url: str, version: str, args: Sequence[str] = (), stdin: bytes | None = None) -> Response:
+def fetch(way: Way, path: str, args: Sequence[str] = (), stdin: bytes | None = None) -> Response:
     """Sends a request. Of several responses (100, redirects that are followed) the last counts."""
     with tempfile.TemporaryDirectory(prefix="curl.") as directory:
         head, body = Path(directory, "head"), Path(directory, "body")
         options = ["--silent", "--show-error", "--max-time", "60", "--path-as-is", "--noproxy", "*"]
         outcome = subprocess.run(
-            ["curl", *options, VERSIONS[version], "--dump-header", head, "--output", body, *args, url],
+            ["curl", *options, *way.options, "--dump-header", head, "--output", body, *args, way.base + path],
             input=stdin,
             capture_output=True,
             timeout=90,
         )
         if outcome.returncode != 0:
-            raise RuntimeError(f"curl {' '.join(args)} {url}: {outcome.stderr.decode().strip()}")
+            raise RuntimeError(f"curl {' '.join(args)} {way.base}{path}: {outcome.stderr.decode().strip()}")
         content = body.read_bytes() if body.exists() else b""
         if "--head" in args:
             # Then curl puts the head there, too.

@@ -7,15 +7,18 @@ itself, without it.
 from __future__ import annotations
 
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 
-from processes import LOOPBACK, Weir, free_address, gateway_config, url
+from certificates import make_certificate
+from processes import LOOPBACK, Address, Weir, free_address, gateway_config
 
 from .report import Report
 
@@ -194,13 +197,29 @@ CHECKS = (
 )  # fmt: skip
 
 
-def outcome(check: Callable[[grpc.Channel, Seen], None], address: str, seen: Seen) -> str:
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
+
+
+@dataclass
+class Target:
+    """Where a client connects, and by what certificate it trusts the server there."""
+
+    address: Address
+    certificate: bytes | None = None
+
+    def channel(self) -> grpc.Channel:
+        address = "{}:{}".format(*self.address)
+        if self.certificate is None:
+            return grpc.insecure_channel(address, OPTIONS)
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.certificate), OPTIONS)
+
+
+def outcome(check: Callable[[grpc.Channel, Seen], None], target: Target, seen: Seen) -> str:
     """What went wrong; nothing if all is well."""
-    options = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
     for events in (seen.cancelled, seen.remaining, seen.metadata):
         while not events.empty():
             events.get_nowait()
-    with grpc.insecure_channel(address, options) as channel:
+    with target.channel() as channel:
         try:
             check(channel, seen)
         except grpc.RpcError as error:
@@ -213,40 +232,52 @@ def outcome(check: Callable[[grpc.Channel, Seen], None], address: str, seen: See
 def run(report: Report, *, quick: bool) -> None:
     del quick
     seen = Seen()
-    server = grpc.server(ThreadPoolExecutor(64), (Probe(seen),), options=[("grpc.max_receive_message_length", -1)])
+    server = grpc.server(ThreadPoolExecutor(64), (Probe(seen),), options=OPTIONS)
     port = server.add_insecure_port(f"{LOOPBACK}:0")
     server.start()
-    config = gateway_config((LOOPBACK, port), upstream_options={"protocol": "h2"})
     try:
-        with Weir(config) as weir:
-            for check in CHECKS:
-                name = check.__name__.replace("_", " ")
-                direct = outcome(check, f"{LOOPBACK}:{port}", seen)
-                if direct:
-                    report.check(f"{name}, without the gateway", False, direct)
-                    continue
-                through = outcome(check, "{}:{}".format(*weir.address), seen)
-                report.check(name, not through, through)
+        with tempfile.TemporaryDirectory(prefix="conformance.") as directory:
+            certificate = make_certificate(Path(directory), "localhost")
+            listen = [f"{LOOPBACK}:0", certificate.listener()]
+            with Weir(config((LOOPBACK, port), listen=listen)) as weir:
+                secure = Target(weir.addresses[1], certificate.cert.read_bytes())
+                ways = {"h2": Target(weir.address), "h2 over TLS": secure}
+                judge_all(report, Target((LOOPBACK, port)), ways, seen)
         denied(report, port)
-        unreachable(report, config)
+        unreachable(report)
     finally:
         server.stop(0).wait()
 
 
+def config(upstream: Address, **sections: Any) -> dict[str, Any]:
+    return gateway_config(upstream, upstream_options={"protocol": "h2"}, **sections)
+
+
+def judge_all(report: Report, direct: Target, ways: dict[str, Target], seen: Seen) -> None:
+    """Every check, without the gateway and in every way through it."""
+    for check in CHECKS:
+        name = check.__name__.replace("_", " ")
+        if fault := outcome(check, direct, seen):
+            report.check(f"{name}, without the gateway", False, fault)
+            continue
+        for way, target in ways.items():
+            fault = outcome(check, target, seen)
+            report.check(f"{way}: {name}", not fault, fault)
+
+
 def denied(report: Report, port: int) -> None:
     """A limit that is used up is RESOURCE_EXHAUSTED to a gRPC client, as Kong has it, and not merely an HTTP 429."""
-    config = gateway_config((LOOPBACK, port), upstream_options={"protocol": "h2"})
-    config["rules"][0]["windows"] = ["1/year"]
-    with Weir(config) as weir, grpc.insecure_channel("{}:{}".format(*weir.address)) as channel:
+    limited = config((LOOPBACK, port))
+    limited["rules"][0]["windows"] = ["1/year"]
+    with Weir(limited) as weir, Target(weir.address).channel() as channel:
         call = method(channel, "unary_unary", "Unary")
         call(b"", timeout=PATIENCE)
         error: Any = error_of(lambda: call(b"", timeout=PATIENCE))
         report.equal("a denied call is RESOURCE_EXHAUSTED", error.code().name, "RESOURCE_EXHAUSTED")
 
 
-def unreachable(report: Report, config: dict[str, Any]) -> None:
+def unreachable(report: Report) -> None:
     """A gateway without its upstream is UNAVAILABLE."""
-    config["upstreams"][0]["targets"] = [url(free_address())]
-    with Weir(config) as weir, grpc.insecure_channel("{}:{}".format(*weir.address)) as channel:
+    with Weir(config(free_address())) as weir, Target(weir.address).channel() as channel:
         error: Any = error_of(lambda: method(channel, "unary_unary", "Unary")(b"", timeout=PATIENCE))
         report.equal("a call without an upstream is UNAVAILABLE", error.code().name, "UNAVAILABLE")
