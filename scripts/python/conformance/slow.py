@@ -118,6 +118,7 @@ def silent(report: Report, weir: Weir, connections: int) -> None:
         "nothing": b"",
         "half a request line": b"GET /byt",
         "half a head": b"GET /bytes/10 HTTP/1.1\r\nHost: app.example\r\nX-A: ",
+        "a request whose response it does not read": f"GET /bytes/{16 * MIB} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
         "half a body": b"POST / HTTP/1.1\r\nHost: app.example\r\nContent-Length: 100\r\n\r\nabc",
         "half a chunk": b"POST / HTTP/1.1\r\nHost: app.example\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nabc",
         "half a preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\n",
@@ -139,7 +140,10 @@ def silent(report: Report, weir: Weir, connections: int) -> None:
 
 
 def open_and_send(weir: Weir, start: bytes) -> socket.socket:
-    stream = socket.create_connection(weir.address, timeout=10)
+    """A client whose kernel takes little that it does not read."""
+    stream = socket.socket()
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stream.connect(weir.address)
     stream.sendall(start)
     return stream
 
