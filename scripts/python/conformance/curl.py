@@ -22,7 +22,12 @@ class Way:
     """The URL without its path."""
     options: tuple[str, ...]
     version: str
-    """The protocol that the server has to answer in."""
+    """What the version of the response begins with."""
+
+
+def http10(base: str) -> Way:
+    # A server may answer in the version of its own (RFC 9110 §6.2).
+    return Way("HTTP/1.0", base, ("--http1.0",), "HTTP/1.")
 
 
 def http1(base: str) -> Way:
