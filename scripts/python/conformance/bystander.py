@@ -11,8 +11,9 @@ from processes import Weir
 
 from .report import Report
 
-# What buffers of many connections may come to, and what no attack may exceed.
-GROWTH_MIB_MOST = 24.0
+# What an attack may cost in all, and what a connection that it holds may have in buffers, in MiB.
+GROWTH_MIB_MOST = 16.0
+CONNECTION_MIB_MOST = 0.125
 
 
 class Bystander:
@@ -60,10 +61,10 @@ class Bystander:
         self._done.set()
         self._thread.join()
 
-    def judge(self, report: Report, attack: str) -> None:
-        """Records both."""
-        is_flat = self.growth_mib < GROWTH_MIB_MOST
-        report.check(f"{attack}: memory is flat", is_flat, f"{self.growth_mib:+.1f} MiB")
+    def judge(self, report: Report, attack: str, connections: int = 0) -> None:
+        """Records both, for an attack that holds `connections` open."""
+        most = GROWTH_MIB_MOST + connections * CONNECTION_MIB_MOST
+        report.check(f"{attack}: memory is flat", self.growth_mib < most, f"{self.growth_mib:+.1f} of {most:.1f} MiB")
         failures = f", failures {self.failures[:3]}" if self.failures else ""
         is_served = self.served > 0 and not self.failures
         report.check(f"{attack}: another client is served", is_served, f"{self.served} responses{failures}")

@@ -82,7 +82,7 @@ def slow(report: Report, mode: Mode, weir: Weir, connections: int) -> None:
     # It ends by itself once none of its connections is open.
     is_closed = course.status == "No open connections left" and most > connections // 2
     report.check(f"{mode.name}: all are closed in time", is_closed, detail)
-    bystander.judge(report, mode.name)
+    bystander.judge(report, mode.name, connections)
     report.check(f"{mode.name}: the service stays available", all(course.available), "as slowhttptest probes it")
 
 
@@ -136,7 +136,7 @@ def silent(report: Report, weir: Weir, connections: int) -> None:
             report.check(f"after {name}: closed in time", closed == len(streams), f"{closed} of {len(streams)}")
             for stream in streams:
                 stream.close()
-    bystander.judge(report, "silence")
+    bystander.judge(report, "silence", connections // 20 * len(starts))
 
 
 def open_and_send(weir: Weir, start: bytes) -> socket.socket:
