@@ -1,9 +1,14 @@
 //! Tests of the whole request path: a proxy in this process, real sockets, scripted upstreams.
 
+mod examples;
 mod failing;
 mod limiting;
 mod passing;
+mod proxy_protocol;
+mod routing;
 mod stopping;
+mod tls;
+mod tls_clients;
 mod waiting;
 
 use std::future::Future;
@@ -12,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{OnDue, Proxy, ProxyShared, ProxySnapshot};
@@ -50,7 +55,12 @@ impl Gateway {
             Some(rest) => format!("{head}{rest}"),
             None => format!("{head}{yaml}"),
         };
-        let config = Config::from_yaml("test", &yaml).unwrap_or_else(|errors| panic!("{errors}"));
+        Self::run(&yaml, on_due)
+    }
+
+    /// Runs what a whole configuration says.
+    fn run(yaml: &str, on_due: OnDue) -> Self {
+        let config = Config::from_yaml("test", yaml).unwrap_or_else(|errors| panic!("{errors}"));
         let limiter = Limiter::new(
             config.limits.rules.clone(),
             config.sync.mode,
@@ -88,9 +98,9 @@ impl Gateway {
     }
 }
 
-/// One end of a raw HTTP/1.1 connection.
-struct Peer {
-    stream: TcpStream,
+/// One end of a raw HTTP/1.1 connection, over TCP or TLS.
+struct Peer<S = TcpStream> {
+    stream: S,
     unread: Vec<u8>,
 }
 
@@ -129,8 +139,8 @@ impl Message {
     }
 }
 
-impl Peer {
-    fn new(stream: TcpStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    fn new(stream: S) -> Self {
         Self {
             stream,
             unread: Vec::new(),
