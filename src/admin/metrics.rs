@@ -37,6 +37,8 @@ pub struct Metrics {
     pub requests_in_flight: u64,
     /// Client connections open now.
     pub connections: u64,
+    /// Lines of the access log that were dropped.
+    pub access_log_dropped: u64,
     /// Counters held now.
     pub keys_live: u64,
     /// Counters evicted to make room.

@@ -12,7 +12,7 @@ use super::syntax::{
     cluster_id, log_filter, network, overflow, path, reachable, secret_text, seed, sync_mode,
 };
 use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, ProxyConfig, SyncConfig};
-use super::{bounded, defaults, traffic};
+use super::{access_log, bounded, defaults, traffic};
 use crate::limit::significance::Significance;
 use crate::limit::{Overflow, SyncMode};
 use crate::replica::NodeId;
@@ -47,6 +47,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let (max_keys, hide_headers, overflow) = limits(&mut root);
     let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
     let proxy = proxy(&mut root, surroundings);
+    let access_log = access_log::read(&mut root);
     let log = log(&mut root);
     root.finish();
     if let Some(errors) = report.into_errors() {
@@ -68,6 +69,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
         upstreams: traffic.upstreams,
         routes: traffic.routes,
         proxy,
+        access_log,
         log,
     })
 }

@@ -32,6 +32,7 @@ impl Config {
             "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
             "routes": self.routes.iter().map(route).collect::<Value>(),
             "proxy": self.proxy_json(),
+            "access_log": self.access_log.to_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
     }

@@ -8,6 +8,7 @@
 //! 2. [`Layer::over`] lays one over the other.
 //! 3. [`Config::resolve`] reads the typed values and checks how they fit together.
 
+mod access_log;
 mod bounded;
 mod check;
 mod defaults;
@@ -33,6 +34,7 @@ use crate::limit::{Overflow, Rule, SyncMode};
 use crate::replica::NodeId;
 
 pub use crate::limit::WithoutShare;
+pub use access_log::{AccessLogConfig, AccessLogFormat, AccessLogPath};
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
 pub use error::{ConfigError, ConfigErrors, Origin};
@@ -62,6 +64,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Bounds and timeouts of the request path.
     pub proxy: ProxyConfig,
+    /// What is written of each request.
+    pub access_log: AccessLogConfig,
     /// Logging.
     pub log: LogConfig,
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::access_log::Entry;
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
 use super::pool::Lease;
@@ -104,6 +105,7 @@ impl Body for RequestBody {
 pub(super) struct ResponseBody {
     source: Source,
     in_flight: InFlight,
+    entry: Option<Box<Entry>>,
 }
 
 enum Source {
@@ -117,7 +119,7 @@ impl ResponseBody {
     /// Weir's own words; may be empty.
     pub(super) fn text(text: Bytes, in_flight: InFlight) -> Self {
         let source = Source::Text(Some(text).filter(|text| !text.is_empty()));
-        Self { source, in_flight }
+        Self::new(source, in_flight)
     }
 
     /// The body of an upstream's response. `lease` goes back to its pool when the body has ended, and is
@@ -125,7 +127,24 @@ impl ResponseBody {
     pub(super) fn upstream(incoming: Incoming, lease: Lease, in_flight: InFlight) -> Self {
         let mut source = Source::Upstream(incoming, Some(lease));
         source.release_if_ended();
-        Self { source, in_flight }
+        Self::new(source, in_flight)
+    }
+
+    fn new(source: Source, in_flight: InFlight) -> Self {
+        let entry = None;
+        Self {
+            source,
+            in_flight,
+            entry,
+        }
+    }
+
+    /// Has `entry` count what is sent, and end with this body.
+    pub(super) fn log(&mut self, mut entry: Box<Entry>) {
+        if self.is_end_stream() {
+            entry.complete();
+        }
+        self.entry = Some(entry);
     }
 }
 
@@ -140,6 +159,26 @@ impl Source {
     }
 }
 
+impl ResponseBody {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let (incoming, lease) = match &mut self.source {
+            Source::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Upstream(incoming, lease) => (incoming, lease),
+        };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        match &polled {
+            Poll::Pending => return polled,
+            Poll::Ready(Some(Ok(_))) => self.source.release_if_ended(),
+            Poll::Ready(Some(Err(_))) => {
+                *lease = None;
+                self.in_flight.shard().upstream_failed(UpstreamFailure::Body);
+            }
+            Poll::Ready(None) => lease.take().into_iter().for_each(Lease::release),
+        }
+        polled
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -148,20 +187,19 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let (incoming, lease) = match &mut this.source {
-            Source::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Upstream(incoming, lease) => (incoming, lease),
-        };
-        let polled = Pin::new(incoming).poll_frame(cx);
-        match &polled {
-            Poll::Pending => return polled,
-            Poll::Ready(Some(Ok(_))) => this.source.release_if_ended(),
-            Poll::Ready(Some(Err(_))) => {
-                *lease = None;
-                this.in_flight.shard().upstream_failed(UpstreamFailure::Body);
+        let polled = self.poll_source(cx);
+        let has_ended = self.is_end_stream();
+        if let Some(entry) = &mut self.entry {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    entry.sent(frame.data_ref().map_or(0, Bytes::len));
+                    if has_ended {
+                        entry.complete();
+                    }
+                }
+                Poll::Ready(None) => entry.complete(),
+                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
             }
-            Poll::Ready(None) => lease.take().into_iter().for_each(Lease::release),
         }
         polled
     }

@@ -9,6 +9,7 @@
 //! The client's Host is preserved: upstreams see what the client asked for (as with Envoy; nginx and Kong
 //! replace it by default), so virtual hosts, redirects and cookies work without configuration.
 
+mod access_log;
 mod body;
 mod charge;
 mod client_ip;
@@ -45,6 +46,7 @@ use charge::ChargePlan;
 use route::Router;
 use worker::Worker;
 
+pub use access_log::AccessLog;
 pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
 
 /// Ends once the peers have been told, as far as this node can: what they hear is on its way.
@@ -71,10 +73,12 @@ pub struct ProxyShared {
     header_names: Arc<HeaderNames>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 /// One route, with what is known of its requests beforehand.
 struct RouteState {
+    name: Arc<str>,
     config: RouteConfig,
     upstream: usize,
     plan: ChargePlan,
@@ -89,6 +93,7 @@ impl ProxyShared {
     pub fn new(config: Arc<Config>, limiter: Arc<Limiter>, hasher: IdentityHasher, on_due: OnDue) -> Self {
         let rules = limiter.rules();
         let state = |route: &RouteConfig| RouteState {
+            name: route.name.as_str().into(),
             upstream: config
                 .upstreams
                 .iter()
@@ -110,7 +115,21 @@ impl ProxyShared {
             limiter,
             hasher,
             on_due,
+            access_log: None,
         }
+    }
+
+    /// Writes what happens to requests to `log`.
+    #[must_use]
+    pub fn with_access_log(mut self, log: Option<AccessLog>) -> Self {
+        self.access_log = log.map(Arc::new);
+        self
+    }
+
+    /// The access log, if one is written.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&Arc<AccessLog>> {
+        self.access_log.as_ref()
     }
 
     /// What the request path counts about itself.

@@ -10,6 +10,7 @@
 )]
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::access_log::{self, Entry};
 use super::body::{RequestBody, ResponseBody};
 use super::charge::Subject;
 use super::client_ip::client_ip;
@@ -44,25 +46,33 @@ pub(super) async fn answer(
     let request_id = headers::client_request_id(request.headers(), connection.peer())
         .unwrap_or_else(|| worker.new_request_id());
     let audience = Audience::new(request.headers(), request.method() == Method::HEAD);
+    let entry = begin_entry(&connection, &request, started);
     let mut turn = Turn {
         connection: &connection,
         request_id: &request_id,
         started,
         decision: None,
         announced: None,
+        entry,
+        route: None,
     };
-    let (mut response, ended) = match turn.proxy(request).await {
+    let (mut response, ended, said) = match turn.proxy(request).await {
         Ok(passed) => (
             turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
             passed.times.answered,
+            Said::Upstream(passed.times),
         ),
         Err(refusal) => (
             refuse(&refusal, &audience, &request_id, in_flight),
             Instant::now(),
+            Said::Weir(refusal.message()),
         ),
     };
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());
+    if let Some(entry) = turn.entry.take() {
+        turn.log(entry, &mut response, said);
+    }
     worker.shard().responded(response.status(), ended - started);
     Ok(response)
 }
@@ -76,6 +86,17 @@ struct Turn<'c> {
     decision: Option<Decision>,
     /// Set when peers are being told of it.
     announced: Option<Announced>,
+    /// Its entry in the access log, if it has one.
+    entry: Option<Box<Entry>>,
+    /// Set once it has one.
+    route: Option<&'c RouteState>,
+}
+
+/// Whose words a response are.
+#[derive(Clone, Copy)]
+enum Said {
+    Upstream(Times),
+    Weir(&'static str),
 }
 
 /// What came back from an upstream.
@@ -116,6 +137,7 @@ impl<'c> Turn<'c> {
             .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
+        self.route = Some(route);
         if route.plan.is_empty() {
             return Ok((route, upstream_path(request, route, &path)?));
         }
@@ -292,6 +314,37 @@ impl<'c> Turn<'c> {
         }
     }
 
+    /// Writes down what came of the request, once its response has ended.
+    #[cold]
+    fn log(&self, mut entry: Box<Entry>, response: &mut Response<ResponseBody>, said: Said) {
+        let verdict = |decision: &Decision| match decision.outcome {
+            Outcome::Admitted => access_log::Verdict::Admitted,
+            Outcome::Denied { window } => {
+                let rules = self.shared().limiter().rules();
+                let rule = decision
+                    .windows
+                    .get(window)
+                    .and_then(|state| rules.get(state.rule));
+                access_log::Verdict::Denied(rule.map(|rule| rule.name.clone()).unwrap_or_default())
+            }
+        };
+        entry.conclude(access_log::Outcome {
+            request_id: self.request_id.clone(),
+            status: response.status(),
+            route: self.route.map(|route| Arc::clone(&route.name)),
+            upstream_time: match said {
+                Said::Upstream(times) => Some(times.answered - times.asked),
+                Said::Weir(_) => None,
+            },
+            limit: self.decision.as_ref().map(verdict),
+            refusal: match said {
+                Said::Upstream(_) => None,
+                Said::Weir(words) => Some(words),
+            },
+        });
+        response.body_mut().log(entry);
+    }
+
     fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
         let request_id = self.request_id.to_str().unwrap_or_default();
         tracing::debug!(request_id, %error, "the upstream gave no answer");
@@ -300,6 +353,15 @@ impl<'c> Turn<'c> {
         }
         Refusal::Upstream(error)
     }
+}
+
+/// The request's entry in the access log, if one is kept of it.
+fn begin_entry(connection: &Connection, request: &Request<Incoming>, started: Instant) -> Option<Box<Entry>> {
+    let worker = connection.worker();
+    let log = worker.shared.access_log()?;
+    let trusted = &worker.shared.config().proxy.trusted_proxies;
+    let client = client_ip(connection.peer().address, request.headers(), trusted);
+    log.begin(request, client, started, &mut *worker.rng())
 }
 
 fn check_form(request: &Request<Incoming>, headers_max: usize) -> Result<(), Refusal> {

@@ -2,6 +2,7 @@
 
 mod failing;
 mod limiting;
+mod logging;
 mod passing;
 mod stopping;
 mod waiting;
@@ -45,6 +46,10 @@ impl Gateway {
     }
 
     fn start_with(yaml: &str, on_due: OnDue) -> Self {
+        Self::start_from(yaml, on_due, |shared| shared)
+    }
+
+    fn start_from(yaml: &str, on_due: OnDue, adapt: impl FnOnce(ProxyShared) -> ProxyShared) -> Self {
         let head = "node_id: n1\nlisten: [127.0.0.1:0]\nproxy:\n  workers: 1\n";
         let yaml = match yaml.strip_prefix("proxy:\n") {
             Some(rest) => format!("{head}{rest}"),
@@ -58,12 +63,8 @@ impl Gateway {
             64,
         );
         let hasher = IdentityHasher::new([7; 16]);
-        let shared = Arc::new(ProxyShared::new(
-            Arc::new(config),
-            Arc::new(limiter),
-            hasher,
-            on_due,
-        ));
+        let shared = ProxyShared::new(Arc::new(config), Arc::new(limiter), hasher, on_due);
+        let shared = Arc::new(adapt(shared));
         let proxy = Proxy::start(&shared).unwrap();
         Self { proxy, shared }
     }
