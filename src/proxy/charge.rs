@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use crate::config::RouteConfig;
-use crate::limit::{Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Rule, RuleScope};
+use crate::limit::{Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Rule, RuleScope, Rules};
 
 /// The charges of one request; four rules are decided without an allocation.
 pub(super) type Charges = SmallVec<[Charge; 4]>;
@@ -47,16 +47,13 @@ pub(super) struct Subject<'r> {
 
 impl ChargePlan {
     /// The charges that `rules` make to requests of `route`, in the order of the rules.
-    pub(super) fn new(rules: &[Rule], route: &RouteConfig, hasher: &IdentityHasher) -> Self {
-        let planned = |(index, rule): (usize, &Rule)| Planned {
-            rule: index,
+    pub(super) fn new(rules: &Rules, route: &RouteConfig, hasher: &IdentityHasher) -> Self {
+        let planned = |(place, rule): (usize, &Rule)| Planned {
+            rule: place,
             hits: rule.hits,
             key: planned_key(&rule.count_by, route, hasher),
         };
-        let applying = rules
-            .iter()
-            .enumerate()
-            .filter(|(_, rule)| applies(&rule.scope, route));
+        let applying = rules.iter().filter(|(_, rule)| applies(&rule.scope, route));
         Self {
             entries: applying.map(planned).collect(),
         }

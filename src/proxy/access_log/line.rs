@@ -170,14 +170,14 @@ mod tests {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_548_000);
         assert_eq!(
             String::from_utf8(line(hostile).as_text(time)).unwrap(),
-            "192.0.2.1 - - [24/Nov/2026:17:20:00 +0000] \"GET /x?y=1 HTTP/1.1\" 429 52 \"-\" \
+            "192.0.2.1 - - [24/Nov/2026:19:20:00 +0000] \"GET /x?y=1 HTTP/1.1\" 429 52 \"-\" \
              \"a\\x22b\\x5Cc\\x0A192.0.2.9 - - \\x1B[2J\\x85\" id7 1.235 - r denied per-client\n"
         );
         let json = line(hostile).as_json();
         assert_eq!(json.iter().filter(|byte| **byte == b'\n').count(), 1);
         let parsed: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(parsed["user_agent"], hostile);
-        assert_eq!(parsed["time"], "2026-11-24T17:20:00.123Z");
+        assert_eq!(parsed["time"], "2026-11-24T19:20:00.123Z");
         assert!(parsed["referer"].is_null());
     }
 
