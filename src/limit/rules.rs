@@ -12,7 +12,9 @@ use super::rule::Rule;
 pub struct Rules(Arc<[Option<Rule>]>);
 
 impl Rules {
-    pub(super) fn new(rules: Vec<Rule>) -> Self {
+    /// `rules`, in their order.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>) -> Self {
         Self(rules.into_iter().map(Some).collect())
     }
 

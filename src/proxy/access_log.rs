@@ -119,7 +119,7 @@ pub(super) struct Outcome {
     pub(super) request_id: HeaderValue,
     pub(super) status: StatusCode,
     /// Name of the route, if there was one.
-    pub(super) route: Option<Arc<str>>,
+    pub(super) route: Option<String>,
     /// How long the upstream took to the head of its response, if one answered.
     pub(super) upstream_time: Option<Duration>,
     /// What the limits said, if any applied.

@@ -1,6 +1,6 @@
 //! One client connection: which HTTP it speaks, its requests, a tunnel if it becomes one, and its end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -15,10 +15,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::headers::Peer;
+use super::forwarding::Peer;
+use super::listener::Terms;
 use super::metrics::Shard;
 use super::preface::{Prefixed, read_preface};
 use super::service;
+use super::transport::establish;
 use super::worker::{Registered, Worker};
 use crate::config::ProxyConfig;
 
@@ -52,7 +54,10 @@ pub(super) struct Quiet {
 /// A client connection, as its requests and its worker see it.
 pub(super) struct Connection {
     worker: Rc<Worker>,
-    peer: Peer,
+    /// The socket's other end.
+    socket_peer: Peer,
+    /// Who it turned out to be, where that took a PROXY header or a handshake.
+    peer: OnceCell<Peer>,
     signal: Cell<Signal>,
     waker: RefCell<Option<Waker>>,
     in_flight: Cell<u32>,
@@ -81,7 +86,8 @@ impl Connection {
         Self {
             quiet_since: Cell::new(worker.ticks.now()),
             worker,
-            peer,
+            socket_peer: peer,
+            peer: OnceCell::new(),
             signal: Cell::new(Signal::Serve),
             waker: RefCell::new(None),
             in_flight: Cell::new(0),
@@ -99,7 +105,14 @@ impl Connection {
     }
 
     pub(super) fn peer(&self) -> &Peer {
-        &self.peer
+        self.peer.get().unwrap_or(&self.socket_peer)
+    }
+
+    /// Says who the client turned out to be, now that HTTP can begin: the time for a request head starts anew.
+    pub(super) fn establish(&self, peer: Peer) {
+        if self.peer.set(peer).is_ok() {
+            self.quiet_since.set(self.worker.ticks.now());
+        }
     }
 
     /// Tells the connection's task.
@@ -190,8 +203,11 @@ impl Drop for InFlight {
 }
 
 /// Serves a connection from its first byte to its last.
-pub(super) async fn serve(registered: Registered, stream: TcpStream) {
+pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<Terms>) {
     let connection = &registered.connection;
+    let Some(stream) = establish(connection, stream, &terms).await else {
+        return;
+    };
     let Some(io) = read_preface(connection, stream).await else {
         return;
     };

@@ -10,7 +10,6 @@
 )]
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -30,10 +29,11 @@ use super::headers::{
     self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
 };
 use super::respond::{Audience, Refusal, refuse};
-use super::route::{normalize, strip};
+use super::route::{Asked, Forwarding, OwnAnswer, RouteState, Step, Wanted};
 use super::wait::{wait_for_rights, wall_clock};
-use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
+use super::{ANNOUNCE_MAX, Announced, ProxyShared};
 use crate::limit::{Charge, Decision, Due, Outcome};
+use crate::path::{PathError, normalize};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -56,12 +56,24 @@ pub(super) async fn answer(
         entry,
         route: None,
     };
+    let is_head = request.method() == Method::HEAD;
     let (mut response, ended, said) = match turn.proxy(request).await {
-        Ok(passed) => (
-            turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
-            passed.times.answered,
-            Said::Upstream(passed.times),
-        ),
+        Ok((route, reply)) => {
+            let (mut response, ended, said) = match reply {
+                Reply::Passed(passed) => (
+                    turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
+                    passed.times.answered,
+                    Said::Upstream(passed.times),
+                ),
+                Reply::Own(own) => (
+                    own.into_response(is_head, in_flight),
+                    Instant::now(),
+                    Said::Route,
+                ),
+            };
+            route.change_response(response.headers_mut());
+            (response, ended, said)
+        }
         Err(refusal) => (
             refuse(&refusal, &audience, &request_id, in_flight),
             Instant::now(),
@@ -96,7 +108,15 @@ struct Turn<'c> {
 #[derive(Clone, Copy)]
 enum Said {
     Upstream(Times),
+    /// A redirect or a fixed response.
+    Route,
     Weir(&'static str),
+}
+
+/// What a route answers.
+enum Reply {
+    Passed(Passed),
+    Own(OwnAnswer),
 }
 
 /// What came back from an upstream.
@@ -119,41 +139,66 @@ impl<'c> Turn<'c> {
         &self.connection.worker().shared
     }
 
-    async fn proxy(&mut self, request: Request<Incoming>) -> Result<Passed, Refusal> {
+    async fn proxy(&mut self, request: Request<Incoming>) -> Result<(&'c RouteState, Reply), Refusal> {
         check_form(&request, self.shared().config().proxy.headers_max)?;
         let host = requested_host(&request)?;
-        let (route, path) = self.admit(&request, host.as_ref()).await?;
-        let passed = self.pass_on(request, route, &path, host.as_ref()).await;
-        passed.map_err(|error| self.upstream_refusal(error))
+        let (route, step) = self.admit(&request, host.as_ref()).await?;
+        match step {
+            Step::Answer(own) => Ok((route, Reply::Own(own))),
+            Step::Forward(forwarding, path) => {
+                let passed = self.pass_on(request, forwarding, &path, host.as_ref()).await;
+                let passed = passed.map_err(|error| self.upstream_refusal(error))?;
+                Ok((route, Reply::Passed(passed)))
+            }
+        }
     }
 
-    /// Finds the route and charges the limits. Answers the path that goes upstream.
+    /// Finds the route and charges the limits. Answers what becomes of the request then.
     async fn admit(
         &mut self,
         request: &Request<Incoming>,
         host: Option<&HeaderValue>,
-    ) -> Result<(&'c RouteState, PathAndQuery), Refusal> {
-        let path = normalize(request.uri().path())
-            .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
+    ) -> Result<(&'c RouteState, Step<'c>), Refusal> {
+        let config = self.shared().config();
+        let slashes = config.routing.escaped_slashes;
+        let path = &normalize(request.uri().path(), slashes).map_err(bad_path)?;
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
+        let wanted = Wanted {
+            host,
+            path,
+            method: request.method(),
+            headers: request.headers(),
+            query: request.uri().query().unwrap_or_default(),
+        };
+        let (route, hit) = self.shared().route(&wanted).ok_or(Refusal::NoRoute)?;
         self.route = Some(route);
+        let asked = Asked {
+            scheme: headers::client_scheme(request.headers(), self.connection.peer()),
+            host,
+            path,
+            sent: request.uri().path_and_query(),
+        };
         if route.plan.is_empty() {
-            return Ok((route, upstream_path(request, route, &path)?));
+            return Ok((route, route.step(hit.path, &asked, slashes).map_err(bad_path)?));
         }
         let limiter = self.shared().limiter();
-        let trusted = &self.shared().config().proxy.trusted_proxies;
+        let proxy = &config.proxy;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            client: client_ip(
+                self.connection.peer().address,
+                request.headers(),
+                &proxy.trusted_proxies,
+                proxy.client_ip_header,
+            ),
             headers: request.headers(),
-            path: &path,
+            path,
             route: &route.config,
         };
         let charges = route.plan.charges(&subject, self.shared().hasher());
         let now = wall_clock();
         limiter.prefetch(&charges, now);
         // Worked out while the counters are on their way. What cannot be passed on is not counted.
-        let upstream_path = upstream_path(request, route, &path)?;
+        let step = route.step(hit.path, &asked, slashes).map_err(bad_path)?;
         let mut decision = limiter.check(&charges, now);
         if !decision.short.is_empty() {
             let shard = self.connection.worker().shard();
@@ -161,7 +206,7 @@ impl<'c> Turn<'c> {
             decision = Box::pin(wait_for_rights(self.shared(), shard, &charges, decision)).await;
         }
         self.apply(decision, &charges, &subject, route)?;
-        Ok((route, upstream_path))
+        Ok((route, step))
     }
 
     /// Does what a decision says.
@@ -204,7 +249,7 @@ impl<'c> Turn<'c> {
     async fn pass_on(
         &self,
         mut request: Request<Incoming>,
-        route: &RouteState,
+        route: &Forwarding,
         path: &PathAndQuery,
         host: Option<&HeaderValue>,
     ) -> Result<Passed, UpstreamError> {
@@ -221,6 +266,7 @@ impl<'c> Turn<'c> {
         if websocket.is_some() {
             headers::set_websocket(&mut parts.headers);
         }
+        route.change_request(&mut parts.headers);
         let request = Request::from_parts(parts, RequestBody::new(body));
         let worker = self.connection.worker();
         let asked = Instant::now();
@@ -331,14 +377,14 @@ impl<'c> Turn<'c> {
         entry.conclude(access_log::Outcome {
             request_id: self.request_id.clone(),
             status: response.status(),
-            route: self.route.map(|route| Arc::clone(&route.name)),
+            route: self.route.map(|route| route.config.name.clone()),
             upstream_time: match said {
                 Said::Upstream(times) => Some(times.answered - times.asked),
-                Said::Weir(_) => None,
+                Said::Route | Said::Weir(_) => None,
             },
             limit: self.decision.as_ref().map(verdict),
             refusal: match said {
-                Said::Upstream(_) => None,
+                Said::Upstream(_) | Said::Route => None,
                 Said::Weir(words) => Some(words),
             },
         });
@@ -359,8 +405,13 @@ impl<'c> Turn<'c> {
 fn begin_entry(connection: &Connection, request: &Request<Incoming>, started: Instant) -> Option<Box<Entry>> {
     let worker = connection.worker();
     let log = worker.shared.access_log()?;
-    let trusted = &worker.shared.config().proxy.trusted_proxies;
-    let client = client_ip(connection.peer().address, request.headers(), trusted);
+    let proxy = &worker.shared.config().proxy;
+    let client = client_ip(
+        connection.peer().address,
+        request.headers(),
+        &proxy.trusted_proxies,
+        proxy.client_ip_header,
+    );
     log.begin(request, client, started, &mut *worker.rng())
 }
 
@@ -399,21 +450,6 @@ fn requested_host(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Re
     host.map(Some).ok_or(invalid)
 }
 
-/// The path and query that go upstream: as the client sent them, unless the route strips its prefix.
-fn upstream_path(
-    request: &Request<Incoming>,
-    route: &RouteState,
-    normalized: &str,
-) -> Result<PathAndQuery, Refusal> {
-    let sent = request.uri().path_and_query();
-    if let Some(sent) = sent.filter(|_| !route.config.strip_prefix) {
-        return Ok(sent.clone());
-    }
-    let mut path = strip(normalized, &route.config.path_prefix).to_owned();
-    if let Some(query) = sent.and_then(PathAndQuery::query) {
-        path.push('?');
-        path.push_str(query);
-    }
-    path.try_into()
-        .map_err(|_| Refusal::BadRequest("the request's path is not valid"))
+fn bad_path(error: PathError) -> Refusal {
+    Refusal::BadRequest(error.message())
 }

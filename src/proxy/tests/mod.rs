@@ -1,10 +1,15 @@
 //! Tests of the whole request path: a proxy in this process, real sockets, scripted upstreams.
 
+mod examples;
 mod failing;
 mod limiting;
 mod logging;
 mod passing;
+mod proxy_protocol;
+mod routing;
 mod stopping;
+mod tls;
+mod tls_clients;
 mod waiting;
 
 use std::future::Future;
@@ -13,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{OnDue, Proxy, ProxyShared, ProxySnapshot};
@@ -46,25 +51,16 @@ impl Gateway {
     }
 
     fn start_with(yaml: &str, on_due: OnDue) -> Self {
-        Self::start_from(yaml, on_due, |shared| shared)
+        Self::run(&with_head(yaml), on_due)
     }
 
-    fn start_from(yaml: &str, on_due: OnDue, adapt: impl FnOnce(ProxyShared) -> ProxyShared) -> Self {
-        let head = "node_id: n1\nlisten: [127.0.0.1:0]\nproxy:\n  workers: 1\n";
-        let yaml = match yaml.strip_prefix("proxy:\n") {
-            Some(rest) => format!("{head}{rest}"),
-            None => format!("{head}{yaml}"),
-        };
-        let config = Config::from_yaml("test", &yaml).unwrap_or_else(|errors| panic!("{errors}"));
-        let limiter = Limiter::new(
-            config.limits.rules.clone(),
-            config.sync.mode,
-            config.sync.significance,
-            64,
-        );
-        let hasher = IdentityHasher::new([7; 16]);
-        let shared = ProxyShared::new(Arc::new(config), Arc::new(limiter), hasher, on_due);
-        let shared = Arc::new(adapt(shared));
+    /// Runs what a whole configuration says.
+    fn run(yaml: &str, on_due: OnDue) -> Self {
+        Self::serve(wired(yaml, on_due))
+    }
+
+    fn serve(shared: ProxyShared) -> Self {
+        let shared = Arc::new(shared);
         let proxy = Proxy::start(&shared).unwrap();
         Self { proxy, shared }
     }
@@ -89,9 +85,31 @@ impl Gateway {
     }
 }
 
-/// One end of a raw HTTP/1.1 connection.
-struct Peer {
-    stream: TcpStream,
+/// `yaml` with what every configuration of these tests has.
+fn with_head(yaml: &str) -> String {
+    let head = "node_id: n1\nlisten: [127.0.0.1:0]\nproxy:\n  workers: 1\n";
+    match yaml.strip_prefix("proxy:\n") {
+        Some(rest) => format!("{head}{rest}"),
+        None => format!("{head}{yaml}"),
+    }
+}
+
+/// What a whole configuration says, not started yet.
+fn wired(yaml: &str, on_due: OnDue) -> ProxyShared {
+    let config = Config::from_yaml("test", yaml).unwrap_or_else(|errors| panic!("{errors}"));
+    let limiter = Limiter::new(
+        config.limits.rules.clone(),
+        config.sync.mode,
+        config.sync.significance,
+        64,
+    );
+    let hasher = IdentityHasher::new([7; 16]);
+    ProxyShared::new(Arc::new(config), Arc::new(limiter), hasher, on_due)
+}
+
+/// One end of a raw HTTP/1.1 connection, over TCP or TLS.
+struct Peer<S = TcpStream> {
+    stream: S,
     unread: Vec<u8>,
 }
 
@@ -130,8 +148,8 @@ impl Message {
     }
 }
 
-impl Peer {
-    fn new(stream: TcpStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    fn new(stream: S) -> Self {
         Self {
             stream,
             unread: Vec::new(),
