@@ -39,6 +39,8 @@ pub struct Metrics {
     pub requests_in_flight: u64,
     /// Client connections open now.
     pub connections: u64,
+    /// Lines of the access log that were dropped.
+    pub access_log_dropped: u64,
     /// TLS handshakes with clients that were finished.
     pub tls_handshakes: u64,
     /// Connections that failed before HTTP began, by what failed.
@@ -266,7 +268,8 @@ impl Metrics {
             let mut upstreams = self.upstreams.iter();
             upstreams.try_for_each(|it| samples.counter(&[("upstream", it.name.as_str())], it.ejections))
         })?;
-        let counters: [(&str, &str, Value<[(&'static str, u64); 2]>); 2] = [
+        type Counts = Value<[(&'static str, u64); 2]>;
+        let counters: [(&str, &str, Counts); 2] = [
             (
                 "upstream_retries",
                 "Requests tried again, or kept from it by the retry budget",
