@@ -65,8 +65,6 @@ impl Ticket {
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(RESPONSE_HEAD_BYTES_MAX)
-                    // Until the server has said how many.
-                    .initial_max_send_streams(1)
                     .handshake(stream)
                     .await
                     .map_err(UpstreamError::Broken)?;

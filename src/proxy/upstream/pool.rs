@@ -60,10 +60,9 @@ struct Idle {
 pub(super) struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
     in_use: Cell<usize>,
-    /// Streams that the server allows; one until it has said.
+    /// Streams that the server allows, as far as it has said. What is sent beyond waits in hyper, or is refused
+    /// unbegun, and then tried again.
     streams_max: Cell<usize>,
-    /// The server has said how many, or would have: it has answered.
-    is_settled: Cell<bool>,
     idle_since: Cell<u32>,
 }
 
@@ -167,12 +166,9 @@ impl Pool {
         None
     }
 
-    /// A connection that others could share is waited for rather than joined by another, until it is known how
-    /// many can.
+    /// A connection that others could share is waited for rather than joined by another.
     fn may_open(&self) -> bool {
-        let shared = self.shared.borrow();
-        let is_settled = |it: &Rc<Multiplexed>| it.is_settled.get() || it.sender.is_closed();
-        self.open.get() < self.open_max && !self.opens_shared.get() && shared.iter().all(is_settled)
+        self.open.get() < self.open_max && !self.opens_shared.get()
     }
 
     fn release(&self, sender: http1::SendRequest<RequestBody>) {
@@ -250,8 +246,7 @@ impl Ticket {
         let connection = Rc::new(Multiplexed {
             sender,
             in_use: Cell::new(0),
-            streams_max: Cell::new(1),
-            is_settled: Cell::new(false),
+            streams_max: Cell::new(STREAMS_MAX),
             idle_since: Cell::new(pool.ticks.now()),
         });
         if !pool.is_retired.get() {
@@ -277,8 +272,7 @@ impl Open {
     /// The server allows this many streams on `connection`.
     pub(super) fn allow_streams(&self, connection: &Multiplexed, streams: usize) {
         let former = connection.streams_max.replace(streams.min(STREAMS_MAX));
-        if connection.streams_max.get() != former {
-            connection.is_settled.set(true);
+        if connection.streams_max.get() > former {
             self.0.queue.room_for_many();
         }
     }
@@ -388,7 +382,6 @@ impl Drop for Lease {
         if let Some(Connection::Http2(connection)) = self.connection.take() {
             connection.in_use.set(connection.in_use.get() - 1);
             connection.idle_since.set(pool.ticks.now());
-            connection.is_settled.set(true);
             pool.queue.room_for_one();
         }
     }
