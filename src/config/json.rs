@@ -31,7 +31,7 @@ impl Config {
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
             "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
             "routes": self.routes.iter().map(route).collect::<Value>(),
-            "proxy": self.proxy_json(),
+            "proxy": self.proxy.to_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
     }
@@ -63,20 +63,6 @@ impl Config {
             "datagram_bytes": sync.datagram_bytes,
             "frame_version": sync.frame_version,
             "max_clock_skew": text(sync.max_clock_skew),
-        })
-    }
-
-    fn proxy_json(&self) -> Value {
-        let proxy = &self.proxy;
-        json!({
-            "workers": proxy.workers,
-            "header_bytes_max": proxy.header_bytes_max,
-            "headers_max": proxy.headers_max,
-            "header_read_timeout": text(proxy.header_read_timeout),
-            "connections_max": proxy.connections_max,
-            "trusted_proxies": proxy.trusted_proxies,
-            "drain_timeout": text(proxy.drain_timeout),
-            "debug_headers": proxy.debug_headers,
         })
     }
 }

@@ -16,6 +16,7 @@ mod file;
 mod identity;
 mod json;
 mod layer;
+mod proxy;
 mod read;
 mod scalars;
 mod syntax;
@@ -38,6 +39,7 @@ pub use check::Surroundings;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
+pub use proxy::ProxyConfig;
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,27 +227,6 @@ pub struct RouteConfig {
     pub strip_prefix: bool,
     /// Name of the upstream.
     pub upstream: String,
-}
-
-/// Bounds and timeouts of the request path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyConfig {
-    /// Worker threads, each with its own listener and upstream pools.
-    pub workers: usize,
-    /// Largest request head in bytes.
-    pub header_bytes_max: usize,
-    /// Most request headers.
-    pub headers_max: usize,
-    /// Longest wait for a request head.
-    pub header_read_timeout: Duration,
-    /// Most connections per node; more wait in the kernel's backlog.
-    pub connections_max: usize,
-    /// Addresses whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// How long a stop waits for what is in flight.
-    pub drain_timeout: Duration,
-    /// Adds `X-Weir-Node` and `X-Weir-Window` to responses: for tests and demonstrations.
-    pub debug_headers: bool,
 }
 
 /// Logging.

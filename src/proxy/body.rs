@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
 use super::pool::Lease;
+use super::strict::drop_untrusted_trailers;
 
 /// The body of a request as it goes upstream.
 pub(super) enum RequestBody {
@@ -75,7 +76,12 @@ impl Body for RequestBody {
         let Self::Streamed(incoming, progress) = &mut *self else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            drop_untrusted_trailers(trailers);
+        }
         match &polled {
             Poll::Ready(Some(Ok(_))) => progress.frames.set(progress.frames.get() + 1),
             Poll::Ready(Some(Err(_))) => progress.failed.set(true),

@@ -17,6 +17,7 @@ use thiserror::Error;
 use super::body::{Progress, RequestBody};
 use super::metrics::{Shard, UpstreamFailure};
 use super::pool::{Lease, TargetPool, Upstream};
+use super::strict::Violation;
 
 /// Most targets that one request tries to connect to.
 const CONNECT_ATTEMPTS_MAX: usize = 3;
@@ -189,6 +190,7 @@ struct Patience {
 async fn exchange(mut lease: Lease, request: Request<RequestBody>, patience: &Patience) -> Exchanged {
     let progress = request.body().progress();
     let progress = progress.as_deref();
+    lease.asked.ask(request.method());
     let mut sent = pin!(lease.sender.try_send_request(request));
     let mut deadline = patience.started + patience.timeout;
     let mut frames = 0;
@@ -218,9 +220,19 @@ fn sort_failure(mut error: TrySendError<Request<RequestBody>>, progress: Option<
     if let Some(unsent) = error.take_message() {
         return Exchanged::Unsent(unsent);
     }
+    let error = error.into_error();
     Exchanged::Failed(if progress.is_some_and(Progress::failed) {
         UpstreamError::ClientGone
+    } else if is_violation(&error) {
+        UpstreamError::Unusable
     } else {
-        UpstreamError::Broken(error.into_error())
+        UpstreamError::Broken(error)
     })
+}
+
+/// Whether the guard around the connection found a response that breaks a rule of HTTP/1.
+fn is_violation(error: &hyper::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let source = io.and_then(io::Error::get_ref);
+    source.is_some_and(|source| source.is::<Violation>())
 }

@@ -132,12 +132,6 @@ pub(super) fn transfer_coding_is_known(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether `host` has the characters of `host [":" port]` (RFC 3986 §3.2.2) only.
-pub(super) fn host_is_valid(host: &[u8]) -> bool {
-    let valid = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(b);
-    !host.is_empty() && host.iter().all(valid)
-}
-
 fn forward_client(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
     if !peer.trusted {
         // Anybody can write these; behind Weir they must mean what Weir saw.

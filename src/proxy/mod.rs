@@ -17,11 +17,13 @@ mod forward;
 mod headers;
 mod listener;
 mod metrics;
+mod pace;
 mod pool;
 mod preface;
 mod respond;
 mod route;
 mod service;
+pub mod strict;
 mod wait;
 mod worker;
 
@@ -43,6 +45,7 @@ use crate::limit::headers::HeaderNames;
 use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
 use route::Router;
+use strict::ClientSlots;
 use worker::Worker;
 
 pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
@@ -71,6 +74,7 @@ pub struct ProxyShared {
     header_names: Arc<HeaderNames>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
+    client_slots: Option<Arc<ClientSlots>>,
 }
 
 /// One route, with what is known of its requests beforehand.
@@ -103,6 +107,7 @@ impl ProxyShared {
             metrics: Arc::new(ProxyMetrics::new(config.proxy.workers)),
             header_names: limiter.header_names(),
             node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
+            client_slots: ClientSlots::new(config.proxy.connections_per_client_max),
             connection_slots: Arc::new(Semaphore::new(
                 config.proxy.connections_max.clamp(1, Semaphore::MAX_PERMITS),
             )),
@@ -141,6 +146,10 @@ impl ProxyShared {
 
     fn connection_slots(&self) -> &Arc<Semaphore> {
         &self.connection_slots
+    }
+
+    fn client_slots(&self) -> Option<&Arc<ClientSlots>> {
+        self.client_slots.as_ref()
     }
 
     fn announce(&self) -> Announced {

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::body::RequestBody;
 use super::forward::UpstreamError;
+use super::strict::{Asked, Limits, ResponseGuard};
 use super::worker::Ticks;
 use crate::config::{Target, UpstreamConfig};
 
@@ -23,6 +24,13 @@ use crate::config::{Target, UpstreamConfig};
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// Largest response head: four times what browsers accept of cookies per site.
 const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// What is let pass of a response's head: hyper reads as many fields, and anything goes as a body.
+const RESPONSE_LIMITS: Limits = Limits {
+    request_line_bytes_max: 0,
+    head_bytes_max: RESPONSE_HEAD_BYTES_MAX,
+    fields_max: 100,
+    body_bytes_max: u64::MAX,
+};
 /// Most addresses of one name that are tried for one connection.
 const ADDRESSES_MAX: usize = 8;
 
@@ -85,6 +93,7 @@ enum Address {
 
 struct Idle {
     sender: SendRequest<RequestBody>,
+    asked: Asked,
     since: u32,
 }
 
@@ -117,9 +126,10 @@ impl TargetPool {
             if sender.is_closed() {
                 idle.swap_remove(at);
             } else if sender.is_ready() {
-                let sender = idle.remove(at).sender;
+                let Idle { sender, asked, .. } = idle.remove(at);
                 return Some(Lease {
                     sender,
+                    asked,
                     pool: Rc::clone(self),
                 });
             }
@@ -134,10 +144,11 @@ impl TargetPool {
     pub(super) async fn connect(self: &Rc<Self>, timeout: Duration) -> Result<Lease, UpstreamError> {
         let opened = tokio::time::timeout(timeout, self.open()).await;
         let stream = opened.map_err(|_| UpstreamError::ConnectTimeout)??;
+        let (stream, asked) = ResponseGuard::new(TokioIo::new(stream), RESPONSE_LIMITS);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .max_header_size(RESPONSE_HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
+            .handshake(stream)
             .await
             .map_err(UpstreamError::Broken)?;
         let connection = connection.with_upgrades();
@@ -148,6 +159,7 @@ impl TargetPool {
         });
         Ok(Lease {
             sender,
+            asked,
             pool: Rc::clone(self),
         })
     }
@@ -166,11 +178,11 @@ impl TargetPool {
         Ok(stream)
     }
 
-    fn release(&self, sender: SendRequest<RequestBody>) {
+    fn release(&self, sender: SendRequest<RequestBody>, asked: Asked) {
         let mut idle = self.idle.borrow_mut();
         if !sender.is_closed() && idle.len() < self.idle_max {
             let since = self.ticks.now();
-            idle.push(Idle { sender, since });
+            idle.push(Idle { sender, asked, since });
         }
     }
 
@@ -202,6 +214,8 @@ async fn connect_any(
 pub(super) struct Lease {
     /// Sends the request.
     pub(super) sender: SendRequest<RequestBody>,
+    /// To be told of each request before it is sent.
+    pub(super) asked: Asked,
     /// Where it belongs.
     pub(super) pool: Rc<TargetPool>,
 }
@@ -209,6 +223,6 @@ pub(super) struct Lease {
 impl Lease {
     /// Gives the connection back: its response has been read to the end.
     pub(super) fn release(self) {
-        self.pool.release(self.sender);
+        self.pool.release(self.sender, self.asked);
     }
 }

@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -14,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Signal};
+use super::strict::Ledger;
 
 /// What a client that speaks HTTP/2 from the start sends first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,13 +41,13 @@ pub(super) async fn read_preface(connection: &Connection, mut stream: TcpStream)
     });
     let (prefix, stream) = read.await?;
     let stream = TokioIo::new(stream);
-    let reads = Arc::clone(connection.reads());
+    let ledger = Arc::clone(connection.ledger());
     Some(Prefixed {
         prefix,
         length: length.get(),
         taken: 0,
         stream,
-        reads,
+        ledger,
     })
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Prefixed {
     length: usize,
     taken: usize,
     stream: TokioIo<TcpStream>,
-    reads: Arc<AtomicU32>,
+    ledger: Arc<Ledger>,
 }
 
 impl Prefixed {
@@ -77,8 +77,7 @@ impl Read for Prefixed {
         if left.is_empty() {
             let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
             if polled.is_ready() {
-                let reads = self.reads.load(Relaxed);
-                self.reads.store(reads.wrapping_add(1), Relaxed);
+                self.ledger.count_read();
             }
             return polled;
         }
@@ -98,7 +97,11 @@ impl Read for Prefixed {
 
 impl Write for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if polled.is_ready() {
+            self.ledger.count_write();
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -118,6 +121,10 @@ impl Write for Prefixed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if polled.is_ready() {
+            self.ledger.count_write();
+        }
+        polled
     }
 }

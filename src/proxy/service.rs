@@ -29,6 +29,7 @@ use super::headers::{
 };
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{normalize, strip};
+use super::strict;
 use super::wait::{wait_for_rights, wall_clock};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
 use crate::limit::{Charge, Decision, Due, Outcome};
@@ -50,7 +51,9 @@ pub(super) async fn answer(
         started,
         decision: None,
         announced: None,
+        closes: false,
     };
+    let version = request.version();
     let (mut response, ended) = match turn.proxy(request).await {
         Ok(passed) => (
             turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
@@ -63,6 +66,11 @@ pub(super) async fn answer(
     };
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());
+    connection.decline_upgrade();
+    if turn.closes && version < Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     worker.shard().responded(response.status(), ended - started);
     Ok(response)
 }
@@ -76,6 +84,8 @@ struct Turn<'c> {
     decision: Option<Decision>,
     /// Set when peers are being told of it.
     announced: Option<Announced>,
+    /// The request's body is left unread, so that no other can follow it over HTTP/1.
+    closes: bool,
 }
 
 /// What came back from an upstream.
@@ -98,10 +108,26 @@ impl<'c> Turn<'c> {
         &self.connection.worker().shared
     }
 
-    async fn proxy(&mut self, request: Request<Incoming>) -> Result<Passed, Refusal> {
-        check_form(&request, self.shared().config().proxy.headers_max)?;
-        let host = requested_host(&request)?;
-        let (route, path) = self.admit(&request, host.as_ref()).await?;
+    async fn proxy(&mut self, mut request: Request<Incoming>) -> Result<Passed, Refusal> {
+        if let Some(violation) = self.connection.next_refusal() {
+            return Err(Refusal::Strict(violation));
+        }
+        strict::drop_untrusted(request.headers_mut());
+        let admitted = match strict::check_form(&request, &self.shared().config().proxy) {
+            Ok(host) => self
+                .admit(&request, host.as_ref())
+                .await
+                .map(|admitted| (admitted, host)),
+            Err(refusal) => Err(refusal),
+        };
+        let ((route, path), host) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                let (parts, body) = request.into_parts();
+                self.closes = !strict::discard(body, &parts.headers).await;
+                return Err(refusal);
+            }
+        };
         let passed = self.pass_on(request, route, &path, host.as_ref()).await;
         passed.map_err(|error| self.upstream_refusal(error))
     }
@@ -293,6 +319,9 @@ impl<'c> Turn<'c> {
     }
 
     fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
+        if let (UpstreamError::ClientGone, Some(violation)) = (&error, self.connection.ledger().broken()) {
+            return Refusal::Strict(violation);
+        }
         let request_id = self.request_id.to_str().unwrap_or_default();
         tracing::debug!(request_id, %error, "the upstream gave no answer");
         if let Some(failure) = error.failure() {
@@ -300,41 +329,6 @@ impl<'c> Turn<'c> {
         }
         Refusal::Upstream(error)
     }
-}
-
-fn check_form(request: &Request<Incoming>, headers_max: usize) -> Result<(), Refusal> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Refusal::MethodNotAllowed);
-    }
-    if request.headers().len() > headers_max {
-        return Err(Refusal::TooManyHeaders);
-    }
-    if !headers::transfer_coding_is_known(request.headers()) {
-        return Err(Refusal::TransferCoding);
-    }
-    Ok(())
-}
-
-/// What the client asks for: the authority of its target if that has one, else the Host field (RFC 9112
-/// §3.2, §3.2.2). `None` only for HTTP/1.0, which may name none.
-fn requested_host(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
-    let mut fields = request.headers().get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Refusal::BadRequest("the request has more than one Host"));
-    }
-    if field.is_none() && request.version() == Version::HTTP_11 {
-        return Err(Refusal::BadRequest("the request has no Host"));
-    }
-    let invalid = Refusal::BadRequest("the request's Host is not valid");
-    let host = match (request.uri().authority(), field) {
-        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
-        (None, Some(field)) => Some(field.clone()),
-        (None, None) if request.version() == Version::HTTP_10 => return Ok(None),
-        (None, None) => None,
-    };
-    let host = host.filter(|host| headers::host_is_valid(host.as_bytes()));
-    host.map(Some).ok_or(invalid)
 }
 
 /// The path and query that go upstream: as the client sent them, unless the route strips its prefix.
