@@ -13,6 +13,7 @@ use crate::limit::{CountBy, Period, RuleScope};
 const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const THREE_NODES: &str = include_str!("../../docs/examples/three-nodes.yaml");
 const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
+const HTTP: &str = include_str!("../../docs/examples/http.yaml");
 
 /// What every test file needs and no test is about.
 const BASE: &str = "node_id: a\nupstreams: [{name: app, targets: [http://h:1]}]\n";
@@ -44,7 +45,7 @@ fn an_alias_stands_for_its_value() {
 
 #[test]
 fn the_examples_load_and_read_back_from_their_json() {
-    for text in [MINIMAL, THREE_NODES, ROUTES] {
+    for text in [MINIMAL, THREE_NODES, ROUTES, HTTP] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();
         let json = config.to_json().to_string();

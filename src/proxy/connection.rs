@@ -1,7 +1,6 @@
 //! One client connection: which HTTP it speaks, its requests, a tunnel if it becomes one, and its end.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -355,5 +354,6 @@ where
     }
 }
 
-/// What a service answers: every failure has become a response.
-pub(super) type Answered<T> = Result<T, Infallible>;
+/// What a service answers: every failure has become a response, but for HTTP/2 requests so malformed that
+/// their stream is reset.
+pub(super) type Answered<T> = Result<T, h2::Error>;

@@ -84,7 +84,8 @@ pub(super) struct Pace {
     /// Parts of response bodies that wait for the client, and since when one was last taken.
     waiting: Cell<u32>,
     taken_at: Cell<u32>,
-    /// The last tick at which a tunnel, or a connection that ends, was seen moving, and how far it had come.
+    /// The last tick at which writes, a tunnel, or a connection that ends were seen moving, and how far they
+    /// had come.
     moved: Cell<(u32, u32)>,
 }
 
@@ -146,10 +147,18 @@ impl Pace {
             // What is discarded does not count as moving.
             return self.check_moves(0, now, allowed.linger);
         }
-        self.moved.set((now, 0));
+        if let Some(writes) = ledger.blocked_after() {
+            // A request that has ended may still wait for its client to take the response.
+            if self.check_moves(writes.wrapping_add(1), now, allowed.send) == Finding::Stuck {
+                return Finding::Stuck;
+            }
+        } else {
+            self.moved.set((now, 0));
+        }
         if in_flight == 0 {
             return self.check_quiet(ledger, now, allowed);
         }
+        // Over HTTP/2, a client may take nothing of a stream although it takes what is written.
         if self.waiting.get() > 0 && now.wrapping_sub(self.taken_at.get()) > allowed.send {
             return Finding::Stuck;
         }
@@ -293,6 +302,13 @@ mod tests {
         assert_eq!(found(&pace, &ledger, 1, 8), (6, Finding::Stuck));
         pace.body_waits(false, 20);
         assert_eq!(pace.check(&ledger, 1, 90, &ALLOWED), Finding::Fine);
+        // The connection itself is blocked, with and without progress.
+        ledger.count_write(false);
+        assert_eq!(pace.check(&ledger, 1, 91, &ALLOWED), Finding::Fine);
+        assert_eq!(pace.check(&ledger, 1, 96, &ALLOWED), Finding::Fine);
+        ledger.count_write(true);
+        ledger.count_write(false);
+        assert_eq!(found(&pace, &ledger, 1, 97), (6, Finding::Stuck));
     }
 
     #[test]
@@ -301,7 +317,7 @@ mod tests {
         pace.is_tunnel(0);
         for tick in 0..20 {
             if tick % 5 == 0 {
-                ledger.count_write();
+                ledger.count_write(true);
             }
             assert_eq!(pace.check(&ledger, 1, tick, &ALLOWED), Finding::Fine);
         }

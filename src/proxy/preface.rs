@@ -98,9 +98,7 @@ impl Read for Prefixed {
 impl Write for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if polled.is_ready() {
-            self.ledger.count_write();
-        }
+        self.ledger.count_write(polled.is_ready());
         polled
     }
 
@@ -122,9 +120,7 @@ impl Write for Prefixed {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        if polled.is_ready() {
-            self.ledger.count_write();
-        }
+        self.ledger.count_write(polled.is_ready());
         polled
     }
 }

@@ -39,6 +39,9 @@ pub(super) async fn answer(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Answered<Response<ResponseBody>> {
+    if strict::is_malformed(&request) {
+        return Err(h2::Reason::PROTOCOL_ERROR.into());
+    }
     let started = Instant::now();
     let in_flight = InFlight::new(&connection);
     let worker = connection.worker();

@@ -43,6 +43,28 @@ pub(in crate::proxy) fn check<B: Body>(
     Ok(host)
 }
 
+/// Whether an HTTP/2 request is malformed in a way that the parser lets pass, so that its stream is to be
+/// reset rather than answered (RFC 9113 §8.1.1): a field value with whitespace around it (§8.2.1), or a
+/// Host other than the authority (§8.3.1).
+pub(in crate::proxy) fn is_malformed<B>(request: &Request<B>) -> bool {
+    if request.version() != Version::HTTP_2 {
+        return false;
+    }
+    let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+    let is_padded = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        is_space(bytes.first()) || is_space(bytes.last())
+    };
+    let host = request.headers().get(header::HOST);
+    let differs = match (host, request.uri().authority()) {
+        (Some(host), Some(authority)) => !host
+            .as_bytes()
+            .eq_ignore_ascii_case(authority.as_str().as_bytes()),
+        _ => false,
+    };
+    differs || request.headers().values().any(is_padded)
+}
+
 fn check_target<B>(request: &Request<B>) -> Result<(), Refusal> {
     let path = request.uri().path();
     let is_valid = path.starts_with('/') || (path == "*" && request.method() == Method::OPTIONS);
@@ -84,9 +106,7 @@ fn requested_host<B>(request: &Request<B>) -> Result<Option<HeaderValue>, Refusa
         };
     };
     let authority = authority.as_str().as_bytes();
-    // RFC 9113 §8.3.1: both say the same, or the request is malformed.
-    let agrees = field.is_none_or(|field| field.as_bytes().eq_ignore_ascii_case(authority));
-    if !authority_is_valid(authority) || (request.version() == Version::HTTP_2 && !agrees) {
+    if !authority_is_valid(authority) {
         return Err(invalid);
     }
     HeaderValue::from_bytes(authority).map(Some).map_err(|_| invalid)

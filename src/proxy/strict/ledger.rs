@@ -15,6 +15,8 @@ pub(in crate::proxy) struct Ledger {
     /// Reads and writes that moved bytes.
     reads: AtomicU32,
     writes: AtomicU32,
+    /// The last write moved none.
+    is_blocked: AtomicBool,
     /// The number of the request, from 1, that stands for one that was refused; 0 for none.
     refused: AtomicU32,
     refusal: AtomicU8,
@@ -49,6 +51,7 @@ impl Default for Ledger {
         Self {
             reads: AtomicU32::new(0),
             writes: AtomicU32::new(0),
+            is_blocked: AtomicBool::new(false),
             refused: AtomicU32::new(0),
             refusal: AtomicU8::new(NONE),
             broken: AtomicU8::new(NONE),
@@ -77,8 +80,17 @@ impl Ledger {
         add(&self.reads, 1);
     }
 
-    pub(in crate::proxy) fn count_write(&self) {
-        add(&self.writes, 1);
+    /// A write moved bytes, or the client takes none now.
+    pub(in crate::proxy) fn count_write(&self, moved: bool) {
+        self.is_blocked.store(!moved, Relaxed);
+        if moved {
+            add(&self.writes, 1);
+        }
+    }
+
+    /// Writes that moved bytes, if one waits now; wraps.
+    pub(in crate::proxy) fn blocked_after(&self) -> Option<u32> {
+        self.is_blocked.load(Relaxed).then(|| self.writes.load(Relaxed))
     }
 
     /// Why request `number` is refused, if it is.

@@ -32,7 +32,7 @@ mod violation;
 mod watched;
 
 pub(super) use clients::{ClientSlot, ClientSlots};
-pub(super) use form::check as check_form;
+pub(super) use form::{check as check_form, is_malformed};
 pub(super) use frames::{CONTROL_PER_SECOND, FrameGuard};
 pub(super) use guard::Guard;
 pub(super) use ledger::Ledger;

@@ -4,6 +4,7 @@ mod failing;
 mod limiting;
 mod passing;
 mod stopping;
+mod strict;
 mod waiting;
 
 use std::future::Future;
@@ -50,7 +51,12 @@ impl Gateway {
             Some(rest) => format!("{head}{rest}"),
             None => format!("{head}{yaml}"),
         };
-        let config = Config::from_yaml("test", &yaml).unwrap_or_else(|errors| panic!("{errors}"));
+        Self::start_whole(&yaml, on_due)
+    }
+
+    /// A gateway for a whole configuration.
+    fn start_whole(yaml: &str, on_due: OnDue) -> Self {
+        let config = Config::from_yaml("test", yaml).unwrap_or_else(|errors| panic!("{errors}"));
         let limiter = Limiter::new(
             config.limits.rules.clone(),
             config.sync.mode,
