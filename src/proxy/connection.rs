@@ -152,6 +152,7 @@ impl Connection {
     pub(super) fn become_tunnel(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
         self.ledger.accept_upgrade();
+        self.pace.is_tunnel(self.worker.ticks.now());
     }
 
     /// What the guard around the connection knows.
@@ -325,18 +326,21 @@ async fn pass_through(connection: &Connection, tunnel: Tunnel) {
         upstream,
         in_flight,
     } = tunnel;
-    if let Ok((client, upstream)) = tokio::try_join!(client, upstream) {
+    let mut passing = pin!(async {
+        let Ok((client, upstream)) = tokio::try_join!(client, upstream) else {
+            return;
+        };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        connection.pace.is_tunnel(connection.worker.ticks.now());
-        let mut copying = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
-        let ended = poll_fn(|cx| match (copying.as_mut().poll(cx), connection.attend(cx)) {
-            (Poll::Pending, Signal::Expire) => Poll::Ready(None),
-            (polled, _) => polled.map(Some),
-        });
-        if let Some(Err(error)) = ended.await {
+        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
             tracing::debug!(%error, "tunnel ended");
         }
-    }
+    });
+    // What drops at the end of this holds both connections.
+    poll_fn(|cx| match connection.attend(cx) {
+        Signal::Expire => Poll::Ready(()),
+        _ => passing.as_mut().poll(cx),
+    })
+    .await;
     drop(in_flight);
 }
 

@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(pace.check(&ledger, 1, 96, &ALLOWED), Finding::Fine);
         ledger.count_write(true);
         ledger.count_write(false);
-        assert_eq!(found(&pace, &ledger, 1, 97), (6, Finding::Stuck));
+        assert_eq!(found(&pace, &ledger, 1, 97), (7, Finding::Stuck));
     }
 
     #[test]
