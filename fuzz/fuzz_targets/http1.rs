@@ -12,7 +12,7 @@ const LIMITS: Limits = Limits {
     body_bytes_max: 1 << 20,
 };
 
-/// The first byte says how the others are split.
+// The first byte says how the others are split.
 fuzz_target!(|bytes: &[u8]| {
     let Some((&seed, bytes)) = bytes.split_first() else {
         return;

@@ -79,13 +79,13 @@ async fn a_client_that_does_not_take_its_response_is_cut_off() {
 #[tokio::test]
 async fn a_tunnel_that_is_silent_and_a_connection_without_requests_are_closed() {
     let upstream = Upstream::play(|mut peer, _| async move {
-        if peer.head().await.unwrap().field("upgrade").is_none() {
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        } else {
-            peer.send("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-                .await;
+        while let Some(request) = peer.head().await {
+            let answer = match request.field("upgrade") {
+                None => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                Some(_) => "HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            };
+            peer.send(answer).await;
         }
-        while peer.fill().await {}
     })
     .await;
     let gateway = gateway(
