@@ -125,7 +125,9 @@ impl Gateway {
         // Peers are told where we really listen.
         let mut config = config;
         config.admin.listen = admin.address();
-        config.listen = proxy.addresses().to_vec();
+        for (listener, address) in config.listen.iter_mut().zip(proxy.addresses()) {
+            listener.address = *address;
+        }
         let cluster = Cluster::start(&config, replica.clone(), Arc::clone(&limiter));
         let cluster = Arc::new(cluster.context("cannot start gossip")?);
         // Until here nobody could be told of a count; what was counted meanwhile is flushed now.
@@ -142,7 +144,7 @@ impl Gateway {
             draining: Arc::clone(&draining),
         };
         let addresses = Addresses {
-            listen: config.listen.clone(),
+            listen: proxy.addresses().to_vec(),
             admin: config.admin.listen,
             gossip: cluster.gossip_address(),
         };
@@ -201,9 +203,10 @@ impl fmt::Display for Announcement<'_> {
             config, addresses, ..
         } = self.0;
         write!(f, "weir: node {} listening on ", config.node_id)?;
-        for (index, address) in addresses.listen.iter().enumerate() {
+        for (index, listener) in config.listen.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}http://{address}")?;
+            let scheme = if listener.tls.is_some() { "https" } else { "http" };
+            write!(f, "{separator}{scheme}://{}", listener.address)?;
         }
         let Addresses { admin, gossip, .. } = addresses;
         write!(
@@ -244,7 +247,7 @@ fn start_proxy(
     );
     let shared = Arc::new(shared);
     let proxy = Proxy::start(&shared).with_context(|| {
-        let addresses: Vec<_> = config.listen.iter().map(SocketAddr::to_string).collect();
+        let addresses: Vec<_> = config.listen.iter().map(|one| one.address.to_string()).collect();
         format!("cannot listen on {}", addresses.join(", "))
     })?;
     Ok((proxy, Arc::clone(shared.metrics())))

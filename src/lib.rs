@@ -2,6 +2,7 @@
 //!
 //! The house in reading order; a module depends only on those above it:
 //!
+//! - [`path`]: the normal form of request paths, which routes match, limits count and upstreams receive. Pure.
 //! - [`limit`]: rules, keys, windows, counters and the admission decision. Pure.
 //! - [`replica`]: who counts: node ids and the generations that tell a node's lives apart. Pure.
 //! - [`bounded`]: who may spend how much of a limit that is never exceeded: roster, shares, transfers, wills. Pure.
@@ -23,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod gateway;
 pub mod limit;
+pub mod path;
 pub mod proxy;
 pub mod replica;
 pub mod replication;

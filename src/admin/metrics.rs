@@ -37,6 +37,14 @@ pub struct Metrics {
     pub requests_in_flight: u64,
     /// Client connections open now.
     pub connections: u64,
+    /// TLS handshakes with clients that were finished.
+    pub tls_handshakes: u64,
+    /// Connections that failed before HTTP began, by what failed.
+    pub transport_failures: Vec<(&'static str, u64)>,
+    /// Changes of certificate files, by what became of them.
+    pub certificate_reloads: Vec<(&'static str, u64)>,
+    /// The file of each certificate in force, and its end in seconds since 1970.
+    pub certificate_ends: Vec<(String, u64)>,
     /// Counters held now.
     pub keys_live: u64,
     /// Counters evicted to make room.
@@ -138,6 +146,7 @@ impl Collector for Metrics {
         let mut out = Families(encoder);
         self.encode_node(&mut out)?;
         self.encode_requests(&mut out)?;
+        self.encode_transport(&mut out)?;
         self.encode_keys(&mut out)?;
         self.encode_gossip(&mut out)?;
         self.encode_replication(&mut out)?;
@@ -195,6 +204,28 @@ impl Metrics {
             self.requests_in_flight,
         )?;
         out.gauge("connections", "Open client connections", self.connections)
+    }
+
+    fn encode_transport(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counter(
+            "tls_handshakes",
+            "TLS handshakes with clients",
+            self.tls_handshakes,
+        )?;
+        let help = "Client connections that failed before HTTP began";
+        out.counters("transport_failures", help, "reason", &self.transport_failures)?;
+        let help = "Changes of certificate files";
+        out.counters("certificate_reloads", help, "outcome", &self.certificate_reloads)?;
+        let help = "Unix time at which a certificate in force ends";
+        out.family(
+            "certificate_not_after_seconds",
+            help,
+            MetricType::Gauge,
+            |samples| {
+                let mut ends = self.certificate_ends.iter();
+                ends.try_for_each(|(file, end)| samples.gauge(&[("file", file.as_str())], *end))
+            },
+        )
     }
 
     fn encode_keys(&self, out: &mut Families<'_>) -> fmt::Result {

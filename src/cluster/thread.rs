@@ -79,7 +79,7 @@ impl GossipThread {
             config_digest: config.digest(),
             mode: Some(Announcement::of(mode)),
             admin: Some(config.admin.listen),
-            listen: config.listen.clone(),
+            listen: config.listen.iter().map(|listener| listener.address).collect(),
             frame_version: Some(config.sync.frame_version),
             presence: Presence::Staying,
             ..Attributes::default()

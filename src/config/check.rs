@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::error::{At, ConfigErrors, Origin, Report};
 use super::layer::Layer;
+use super::listeners::{ListenerConfig, check_trust, clash};
 use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong};
 use super::syntax::{cluster_id, log_filter, overflow, path, reachable, secret_text, seed, sync_mode};
 use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, SyncConfig};
-use super::{bounded, defaults, proxy, traffic};
+use super::{bounded, clients, defaults, listeners, proxy, traffic};
 use crate::limit::significance::Significance;
-use crate::limit::{Overflow, SyncMode};
+use crate::limit::{IpPrefixes, Overflow, SyncMode};
 use crate::replica::NodeId;
 use crate::replication::codec::{FRAME_VERSION, FRAME_VERSION_MIN};
 
@@ -37,14 +38,15 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     }
     let mut root = Section::open(&layer.root, String::new(), &report);
     let node_id = node_id(&mut root, surroundings, &report);
-    let listen = listen(&mut root, &report);
+    let listen = listeners::read(&mut root, &report);
     let admin = admin(&mut root, &listen, &report);
     let cluster = cluster(&mut root, surroundings, &report);
     let sync = sync(&mut root);
     let bounded = bounded::read(&mut root, &cluster, &sync, &report);
-    let (max_keys, hide_headers, overflow) = limits(&mut root);
+    let (max_keys, hide_headers, overflow, ip_prefixes) = limits(&mut root);
     let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
     let proxy = proxy::read(&mut root, surroundings);
+    check_trust(&listen, &proxy, &report);
     let log = log(&mut root);
     root.finish();
     if let Some(errors) = report.into_errors() {
@@ -61,9 +63,11 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
             max_keys,
             hide_headers,
             overflow,
+            ip_prefixes,
             rules: traffic.rules,
         },
         upstreams: traffic.upstreams,
+        routing: traffic.routing,
         routes: traffic.routes,
         proxy,
         log,
@@ -96,32 +100,7 @@ fn node_id(root: &mut Section<'_>, surroundings: &Surroundings, report: &Report)
         .ok()
 }
 
-fn listen(root: &mut Section<'_>, report: &Report) -> Vec<Found<SocketAddr>> {
-    let Some(list) = root.values("listen", socket_addr) else {
-        let at = At {
-            origin: Origin::Nowhere,
-            key: "listen".to_owned(),
-        };
-        let value = defaults::LISTEN;
-        return vec![Found { value, at }];
-    };
-    root.require_elements("listen", "give an address, such as `127.0.0.1:8000`");
-    for (index, found) in list.value.iter().enumerate() {
-        let twice = list.value[..index]
-            .iter()
-            .any(|other| clash(other.value, found.value));
-        if twice {
-            report.wrong(
-                &found.at,
-                format!("`{}` is listened on twice", found.value),
-                "keep one of the two",
-            );
-        }
-    }
-    list.value
-}
-
-fn admin(root: &mut Section<'_>, listen: &[Found<SocketAddr>], report: &Report) -> AdminConfig {
+fn admin(root: &mut Section<'_>, listen: &[Found<ListenerConfig>], report: &Report) -> AdminConfig {
     let mut section = root.section("admin");
     let address = section.value("listen", socket_addr);
     let token = section.value("token", secret);
@@ -136,7 +115,7 @@ fn admin(root: &mut Section<'_>, listen: &[Found<SocketAddr>], report: &Report) 
         );
     }
     let value = address.as_ref().map_or(defaults::ADMIN, |found| found.value);
-    if let Some(client) = listen.iter().find(|found| clash(found.value, value)) {
+    if let Some(client) = listen.iter().find(|found| clash(found.value.address, value)) {
         let at = address.as_ref().map_or(&client.at, |found| &found.at);
         report.wrong(
             at,
@@ -149,12 +128,6 @@ fn admin(root: &mut Section<'_>, listen: &[Found<SocketAddr>], report: &Report) 
         listen: value,
         token: token.map(|found| found.value),
     }
-}
-
-/// Whether two listeners cannot both have their address.
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && same_host
 }
 
 fn cluster(root: &mut Section<'_>, surroundings: &Surroundings, report: &Report) -> ClusterConfig {
@@ -264,13 +237,14 @@ fn sync(root: &mut Section<'_>) -> SyncConfig {
     sync
 }
 
-fn limits(root: &mut Section<'_>) -> (u32, bool, Overflow) {
+fn limits(root: &mut Section<'_>) -> (u32, bool, Overflow, IpPrefixes) {
     let mut section = root.section("limits");
     let max_keys = section.value_or("max_keys", integer(1024..=100_000_000), defaults::MAX_KEYS);
     let hide_headers = section.value_or("hide_headers", boolean, false);
     let overflow = section.value_or("overflow", overflow, Overflow::default());
+    let ip_prefixes = clients::ip_prefixes(&mut section);
     section.finish();
-    (max_keys, hide_headers, overflow)
+    (max_keys, hide_headers, overflow, ip_prefixes)
 }
 
 fn log(root: &mut Section<'_>) -> LogConfig {

@@ -25,7 +25,8 @@ impl Config {
     }
 
     /// Sixteen hexadecimal digits that are equal on two nodes exactly when they agree on what has to be
-    /// the same in a cluster: its id, the identity key, the tolerated clock difference, and each rule. Addresses, timeouts, routes and
+    /// the same in a cluster: its id, the identity key, the tolerated clock difference, how much of an address names a
+    /// client, and each rule. Addresses, timeouts, routes and
     /// the order of rules do not count; nor does `sync.mode`, which changes at run time.
     #[must_use]
     pub fn digest(&self) -> String {
@@ -33,7 +34,9 @@ impl Config {
         let mut rules: Vec<String> = self.limits.rules.iter().map(rule_text).collect();
         rules.sort_unstable();
         let skew = self.bounded.skew.as_millis().to_string();
-        let mut parts = vec!["weir config v2", &self.cluster.id, &key, &skew];
+        let prefixes = self.limits.ip_prefixes;
+        let prefixes = format!("{}/{}", prefixes.v4, prefixes.v6);
+        let mut parts = vec!["weir config v3", &self.cluster.id, &key, &skew, &prefixes];
         parts.extend(rules.iter().map(String::as_str));
         hex(&hash(&parts)[..8])
     }

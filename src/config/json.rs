@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use super::{Config, RouteConfig, Target, UpstreamConfig};
+use super::{Config, ListenerConfig, RouteConfig, Target, UpstreamConfig};
 use crate::limit::{Period, Rule, RuleScope};
 
 /// Stands where a secret is.
@@ -18,7 +18,7 @@ impl Config {
     pub fn to_json(&self) -> Value {
         without_nulls(json!({
             "node_id": self.node_id.as_str(),
-            "listen": self.listen,
+            "listen": self.listen.iter().map(ListenerConfig::to_json).collect::<Value>(),
             "admin": { "listen": self.admin.listen, "token": redacted(self.admin.token.as_ref()) },
             "cluster": self.cluster_json(),
             "sync": self.sync_json(),
@@ -27,10 +27,13 @@ impl Config {
                 "max_keys": self.limits.max_keys,
                 "hide_headers": self.limits.hide_headers,
                 "overflow": self.limits.overflow,
+                "ipv4_prefix": self.limits.ip_prefixes.v4,
+                "ipv6_prefix": self.limits.ip_prefixes.v6,
             },
             "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
             "upstreams": self.upstreams.iter().map(upstream).collect::<Value>(),
-            "routes": self.routes.iter().map(route).collect::<Value>(),
+            "routing": self.routing.to_json(),
+            "routes": self.routes.iter().map(RouteConfig::to_json).collect::<Value>(),
             "proxy": self.proxy.to_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
@@ -106,16 +109,6 @@ fn upstream(upstream: &UpstreamConfig) -> Value {
         "connect_timeout": text(upstream.connect_timeout),
         "response_timeout": text(upstream.response_timeout),
         "idle_connections": upstream.idle_connections,
-    })
-}
-
-fn route(route: &RouteConfig) -> Value {
-    json!({
-        "name": route.name,
-        "hosts": route.hosts,
-        "path_prefix": route.path_prefix,
-        "strip_prefix": route.strip_prefix,
-        "upstream": route.upstream,
     })
 }
 

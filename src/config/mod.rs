@@ -10,14 +10,17 @@
 
 mod bounded;
 mod check;
+mod clients;
 mod defaults;
 mod error;
 mod file;
 mod identity;
 mod json;
 mod layer;
+mod listeners;
 mod proxy;
 mod read;
+mod routes;
 mod scalars;
 mod syntax;
 #[cfg(test)]
@@ -30,16 +33,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limit::significance::Significance;
-use crate::limit::{Overflow, Rule, SyncMode};
+use crate::limit::{IpPrefixes, Overflow, Rule, SyncMode};
 use crate::replica::NodeId;
 
 pub use crate::limit::WithoutShare;
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
+pub use clients::ClientIpHeader;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
+pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 pub use proxy::ProxyConfig;
+pub use routes::{
+    FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
+    PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
+    UpstreamHost, UrlScheme, ValueMatch,
+};
 
 /// Everything a node needs to know, checked: holding one means it is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +57,7 @@ pub struct Config {
     /// This node's name.
     pub node_id: NodeId,
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenerConfig>,
     /// The admin API.
     pub admin: AdminConfig,
     /// Membership and transport.
@@ -58,8 +68,10 @@ pub struct Config {
     pub bounded: BoundedConfig,
     /// The rules and the bounds of counting.
     pub limits: LimitsConfig,
-    /// Where requests may go; at least one.
+    /// Where requests may go; at least one unless every route answers by itself.
     pub upstreams: Vec<UpstreamConfig>,
+    /// How requests are compared with routes.
+    pub routing: RoutingConfig,
     /// Which requests go where; at least one.
     pub routes: Vec<RouteConfig>,
     /// Bounds and timeouts of the request path.
@@ -184,6 +196,8 @@ pub struct LimitsConfig {
     pub hide_headers: bool,
     /// What becomes of a request under a bounded rule that finds no room to count in.
     pub overflow: Overflow,
+    /// How much of an address names a client.
+    pub ip_prefixes: IpPrefixes,
     /// The rules.
     pub rules: Vec<Rule>,
 }
@@ -212,21 +226,6 @@ pub struct Target {
     pub port: u16,
     /// Path put before the request's path; empty or `/…` without a trailing slash.
     pub base_path: String,
-}
-
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// Unique name.
-    pub name: String,
-    /// Hosts it answers to, lower case; empty: any.
-    pub hosts: Vec<String>,
-    /// Path prefix, matched by whole segments; `/` matches all.
-    pub path_prefix: String,
-    /// Removes the prefix before forwarding.
-    pub strip_prefix: bool,
-    /// Name of the upstream.
-    pub upstream: String,
 }
 
 /// Logging.

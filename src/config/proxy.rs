@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::check::Surroundings;
+use super::clients::{self, ClientIpHeader};
 use super::defaults;
 use super::json::text;
 use super::read::Section;
@@ -43,8 +44,10 @@ pub struct ProxyConfig {
     pub connections_max: usize,
     /// Most connections per client address, or IPv6 network of 64 bits; `None`: no limit.
     pub connections_per_client_max: Option<usize>,
-    /// Addresses whose `X-Forwarded-For` is believed.
+    /// Addresses whose forwarding headers and PROXY headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// The header by which they say whom they speak for.
+    pub client_ip_header: ClientIpHeader,
     /// How long a stop waits for what is in flight.
     pub drain_timeout: Duration,
     /// Adds `X-Weir-Node` and `X-Weir-Window` to responses: for tests and demonstrations.
@@ -69,6 +72,7 @@ impl ProxyConfig {
             "connections_max": self.connections_max,
             "connections_per_client_max": self.connections_per_client_max,
             "trusted_proxies": self.trusted_proxies,
+            "client_ip_header": self.client_ip_header.name(),
             "drain_timeout": text(self.drain_timeout),
             "debug_headers": self.debug_headers,
         })
@@ -125,6 +129,11 @@ pub(super) fn read(root: &mut Section<'_>, surroundings: &Surroundings) -> Proxy
         trusted_proxies: trusted.map_or(Vec::new(), |list| {
             list.value.into_iter().map(|found| found.value).collect()
         }),
+        client_ip_header: section.value_or(
+            "client_ip_header",
+            clients::client_ip_header,
+            ClientIpHeader::default(),
+        ),
         drain_timeout: section.value_or(
             "drain_timeout",
             duration(Duration::ZERO..=Duration::from_secs(3600)),

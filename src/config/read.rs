@@ -16,13 +16,19 @@ pub(super) struct Found<T> {
     pub(super) at: At,
 }
 
+/// An element of a list that may be one value, or a section that says more.
+pub(super) enum Element<'a, T> {
+    Value(Found<T>),
+    Section(Section<'a>),
+}
+
 /// One map of keys. Every key that is asked for is a known one; [`Section::finish`] reports the others.
 pub(super) struct Section<'a> {
     report: &'a Report,
     /// Where the section begins, and its key.
     pub(super) at: At,
     entries: &'a [Entry],
-    known: Vec<&'static str>,
+    known: Vec<&'a str>,
 }
 
 impl<'a> Section<'a> {
@@ -52,7 +58,7 @@ impl<'a> Section<'a> {
     }
 
     /// The section under `key`, empty if there is none.
-    pub(super) fn section(&mut self, key: &'static str) -> Section<'a> {
+    pub(super) fn section(&mut self, key: &'a str) -> Section<'a> {
         let path = self.path(key);
         match self.node(key) {
             Some(node) => Section::open(node, path, self.report),
@@ -71,7 +77,7 @@ impl<'a> Section<'a> {
     /// The value of `key`, or `None` when it is absent or wrong (which is reported).
     pub(super) fn value<T>(
         &mut self,
-        key: &'static str,
+        key: &'a str,
         read: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<Found<T>> {
         let path = self.path(key);
@@ -82,7 +88,7 @@ impl<'a> Section<'a> {
     /// The value of `key`, or `default`.
     pub(super) fn value_or<T>(
         &mut self,
-        key: &'static str,
+        key: &'a str,
         read: impl Fn(&str) -> Result<T, Wrong>,
         default: T,
     ) -> T {
@@ -92,7 +98,7 @@ impl<'a> Section<'a> {
     /// The values of the list `key`; a single value counts as a list of one. `None` when absent.
     pub(super) fn values<T>(
         &mut self,
-        key: &'static str,
+        key: &'a str,
         read: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<Found<Vec<Found<T>>>> {
         let path = self.path(key);
@@ -113,7 +119,7 @@ impl<'a> Section<'a> {
     }
 
     /// The sections of the list `key`; none when it is absent.
-    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Section<'a>> {
+    pub(super) fn sections(&mut self, key: &'a str) -> Vec<Section<'a>> {
         let path = self.path(key);
         let Some(node) = self.node(key) else {
             return Vec::new();
@@ -124,9 +130,51 @@ impl<'a> Section<'a> {
             .collect()
     }
 
+    /// The elements of the list `key`, each a value or a section; one alone counts as a list of one. `None` when absent.
+    pub(super) fn values_or_sections<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Vec<Element<'a, T>>> {
+        let path = self.path(key);
+        let node = self.node(key)?;
+        let report = self.report;
+        let element = |(path, node): (String, &'a Node)| match node.value {
+            Value::Map(_) => Some(Element::Section(Section::open(node, path, report))),
+            _ => read_scalar(node, path, report, &read).map(Element::Value),
+        };
+        Some(match node.value {
+            Value::Scalar(_) | Value::Map(_) => element((path, node)).into_iter().collect(),
+            _ => self.elements(node, &path).filter_map(element).collect(),
+        })
+    }
+
     /// Declares `key` without reading it.
-    pub(super) fn expect_key(&mut self, key: &'static str) {
+    pub(super) fn expect_key(&mut self, key: &'a str) {
         self.known.push(key);
+    }
+
+    /// The keys that are written, each once.
+    pub(super) fn keys(&self) -> Vec<&'a str> {
+        let entries: &'a [Entry] = self.entries;
+        let mut seen = std::collections::HashSet::new();
+        let keys = entries.iter().map(|entry| &*entry.key);
+        keys.filter(|key| seen.insert(*key)).collect()
+    }
+
+    /// Whether a section is written under `key`.
+    pub(super) fn is_section(&self, key: &str) -> bool {
+        let entry = self.entries.iter().find(|entry| &*entry.key == key);
+        entry.is_some_and(|entry| matches!(entry.node.value, Value::Map(_)))
+    }
+
+    /// The place of `key`, or where it would be.
+    pub(super) fn at_of(&self, key: &str) -> At {
+        let entry = self.entries.iter().find(|entry| &*entry.key == key);
+        At {
+            origin: entry.map_or(&self.at.origin, |entry| &entry.key_origin).clone(),
+            key: self.path(key),
+        }
     }
 
     /// Whether `key` is written at all.
@@ -135,7 +183,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports `key` unless it is written; what is wrong with a written one is reported by its reader.
-    pub(super) fn require(&self, key: &'static str, remedy: &str) {
+    pub(super) fn require(&self, key: &'a str, remedy: &str) {
         if !self.has(key) {
             self.report.wrong(&self.at.child(key), "missing", remedy);
         }
@@ -161,7 +209,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports the list `key` unless it is written and has an element.
-    pub(super) fn require_elements(&self, key: &'static str, remedy: &str) {
+    pub(super) fn require_elements(&self, key: &'a str, remedy: &str) {
         let Some(entry) = self.entries.iter().find(|entry| &*entry.key == key) else {
             return self.require(key, remedy);
         };
@@ -171,7 +219,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn node(&mut self, key: &'static str) -> Option<&'a Node> {
+    fn node(&mut self, key: &'a str) -> Option<&'a Node> {
         self.known.push(key);
         let entries: &'a [Entry] = self.entries;
         entries

@@ -83,27 +83,6 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
     })
 }
 
-/// Reads a host that a route answers to, in lower case: host names compare without case (RFC 9110
-/// section 4.2.3).
-pub(super) fn host(text: &str) -> Result<String, Wrong> {
-    let host = text.to_ascii_lowercase();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if is_host_name(&host) || bare.is_some_and(|bare| bare.parse::<Ipv6Addr>().is_ok()) {
-        Ok(host)
-    } else {
-        wrong(
-            format!("`{}` is no host", shown(text)),
-            "write a name such as `example.com`, without scheme, port or `*`",
-        )
-    }
-}
-
-/// Reads the path prefix of a route, without a trailing slash unless it is `/`.
-pub(super) fn path_prefix(text: &str) -> Result<String, Wrong> {
-    let path = plain_path(text).or_else(|why| wrong(why, "begin with `/`, such as `/api`"))?;
-    Ok(if path.is_empty() { "/".to_owned() } else { path })
-}
-
 /// Reads a sync mode.
 pub(super) fn sync_mode(text: &str) -> Result<SyncMode, Wrong> {
     text.parse::<SyncMode>().or_else(|error| {
@@ -175,12 +154,26 @@ pub(super) fn secret_text(text: &str) -> Result<String, Wrong> {
 /// Reads a network, or one address as the network of itself.
 pub(super) fn network(text: &str) -> Result<ipnet::IpNet, Wrong> {
     let address = text.parse::<IpAddr>().map(ipnet::IpNet::from);
-    address.or_else(|_| text.parse()).or_else(|_| {
+    let network = address.or_else(|_| text.parse());
+    network.map(canonical).or_else(|_| {
         wrong(
             format!("`{}` is no network", shown(text)),
             "write ADDRESS/BITS, such as `10.0.0.0/8`",
         )
     })
+}
+
+/// An IPv4-mapped IPv6 network is the IPv4 one (RFC 4291 section 2.5.5.2).
+fn canonical(network: ipnet::IpNet) -> ipnet::IpNet {
+    match (
+        network.addr().to_canonical(),
+        network.prefix_len().checked_sub(96),
+    ) {
+        (IpAddr::V4(v4), Some(bits)) if network.addr().is_ipv6() => {
+            ipnet::Ipv4Net::new(v4, bits).map_or(network, Into::into)
+        }
+        _ => network,
+    }
 }
 
 /// Reads a `tracing` filter. The crate takes a misspelt level for the name of a target, so a lone word
@@ -218,7 +211,7 @@ pub(super) fn is_host_name(text: &str) -> bool {
 }
 
 /// `text` as a path without a trailing slash; `/` becomes empty.
-fn plain_path(text: &str) -> Result<String, String> {
+pub(super) fn plain_path(text: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&b);
     let path = text.strip_suffix('/').unwrap_or(text);
     let dots = path.split('/').any(|segment| segment == "." || segment == "..");

@@ -1,7 +1,9 @@
 //! Tests of the whole way from texts to a configuration.
 
 mod bounded;
+mod listeners;
 mod messages;
+mod routes;
 
 use std::time::Duration;
 
@@ -14,6 +16,9 @@ const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const THREE_NODES: &str = include_str!("../../docs/examples/three-nodes.yaml");
 const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
 const HTTP: &str = include_str!("../../docs/examples/http.yaml");
+const ROUTING: &str = include_str!("../../docs/examples/routing.yaml");
+const TLS: &str = include_str!("../../docs/examples/tls.yaml");
+const CLIENTS: &str = include_str!("../../docs/examples/clients.yaml");
 
 /// What every test file needs and no test is about.
 const BASE: &str = "node_id: a\nupstreams: [{name: app, targets: [http://h:1]}]\n";
@@ -45,7 +50,7 @@ fn an_alias_stands_for_its_value() {
 
 #[test]
 fn the_examples_load_and_read_back_from_their_json() {
-    for text in [MINIMAL, THREE_NODES, ROUTES, HTTP] {
+    for text in [MINIMAL, THREE_NODES, ROUTES, ROUTING, TLS, CLIENTS, HTTP] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();
         let json = config.to_json().to_string();
@@ -75,13 +80,18 @@ fn a_full_file_becomes_the_values_it_says() {
         ("127.0.0.1", 9100, "/old")
     );
     assert_eq!(config.upstreams[0].connect_timeout, Duration::from_millis(500));
-    assert!(config.routes[2].strip_prefix && config.routes[2].hosts.is_empty());
+    let legacy = &config.routes[2];
+    let RouteAction::Forward(forward) = &legacy.action else {
+        panic!("{legacy:?}")
+    };
+    assert_eq!(forward.path, Some(PathChange::Prefix(String::new())));
+    assert!(legacy.hosts.is_empty() && legacy.upstream() == Some("legacy"));
 }
 
 #[test]
 fn hosts_targets_and_prefixes_are_normalised() {
     let text = "node_id: a\nupstreams: [{name: app, targets: ['http://[::1]:9000/', 'http://Db_1/x/']}]\n\
-                routes: [{name: r, upstream: app, hosts: EXAMPLE.com, path_prefix: /a/}]";
+                routes: [{name: r, upstream: app, hosts: [EXAMPLE.com., '*.A.test'], path_prefix: /%61/}]";
     let config = Config::from_yaml("w.yaml", text).unwrap();
     let targets: Vec<_> = config.upstreams[0]
         .targets
@@ -89,10 +99,10 @@ fn hosts_targets_and_prefixes_are_normalised() {
         .map(|t| (&*t.host, t.port, &*t.base_path))
         .collect();
     assert_eq!(targets, [("::1", 9000, ""), ("Db_1", 80, "/x")]);
-    assert_eq!(
-        (&*config.routes[0].hosts[0], &*config.routes[0].path_prefix),
-        ("example.com", "/a")
-    );
+    let route = &config.routes[0];
+    let below = HostMatch::Below("a.test".to_owned());
+    assert_eq!(route.hosts, [HostMatch::Exact("example.com".to_owned()), below]);
+    assert_eq!(route.matches[0].path, PathMatch::Prefix("/a".to_owned()));
 }
 
 #[test]
@@ -144,6 +154,7 @@ fn nodes_agree_on_digest_and_identity_key_exactly_when_they_should() {
         format!("{rules}\ncluster: {{id: other}}"),
         format!("{rules}\nbounded: {{skew: 2s}}"),
         format!("{rules}\ncluster: {{identity_secret: s}}"),
+        format!("{rules}\nlimits: {{ipv6_prefix: 56}}"),
     ] {
         assert_ne!(base.digest(), config(&other).digest(), "{other}");
     }

@@ -7,9 +7,10 @@ use smallvec::SmallVec;
 
 use super::error::{At, Report, did_you_mean};
 use super::read::{Found, Section};
-use super::scalars::{boolean, duration, integer, plain_name};
-use super::syntax::{count_by, hits, host, path_prefix, sync_mode, target, window_limit};
-use super::{BoundedConfig, RouteConfig, UpstreamConfig, bounded, defaults};
+use super::routes::{RouteConfig, RoutingConfig};
+use super::scalars::{duration, integer, plain_name};
+use super::syntax::{count_by, hits, sync_mode, target, window_limit};
+use super::{BoundedConfig, UpstreamConfig, bounded, defaults, routes};
 use crate::limit::{CountBy, Hits, Rule, RuleScope, SyncMode, WindowLimit};
 
 /// Most windows of one rule: the six of the calendar, and room for as many of other lengths.
@@ -19,6 +20,7 @@ const WINDOWS_MAX: usize = 12;
 pub(super) struct Traffic {
     pub(super) rules: Vec<Rule>,
     pub(super) upstreams: Vec<UpstreamConfig>,
+    pub(super) routing: RoutingConfig,
     pub(super) routes: Vec<RouteConfig>,
 }
 
@@ -31,10 +33,7 @@ pub(super) fn read(
     report: &Report,
 ) -> Traffic {
     let mut names = Names::default();
-    root.require_elements(
-        "upstreams",
-        "say where to forward, with --upstream http://HOST:PORT or in the file",
-    );
+    let routing = routes::routing(root);
     let upstream_sections = root.sections("upstreams");
     let route_sections = root.sections("routes");
     let (upstreams_written, routes_written) = (upstream_sections.len(), route_sections.len());
@@ -44,70 +43,34 @@ pub(super) fn read(
         .collect();
     let mut routes: Vec<_> = route_sections
         .into_iter()
-        .filter_map(|section| route(section, &mut names, report))
+        .filter_map(|section| route(section, &mut names, routing, report))
         .collect();
+    let at = root.at_of("routes");
     if routes_written == 0 {
-        let at = root.at.child("routes");
+        root.require_elements(
+            "upstreams",
+            "say where to forward, with --upstream http://HOST:PORT or in the file",
+        );
         if upstreams_written > 1 {
             let problem = format!("there are {upstreams_written} upstreams and no route says which to use");
             report.wrong(&at, problem, "add one route or more");
         }
-        routes.extend(upstreams.first().map(catch_all));
-        names.routes.insert("default".to_owned(), at);
+        let only = upstreams.first();
+        routes.extend(only.map(|upstream| RouteConfig::catch_all(&upstream.name)));
+        names.routes.insert("default".to_owned(), at.clone());
     }
     let rules = root
         .sections("rules")
         .into_iter()
         .filter_map(|section| rule(section, &mut names, (mode, bounded), report))
         .collect();
-    report_ambiguous(&routes, &names, report);
+    routes::report_ambiguous(&routes, &at, |name| names.routes.get(name), report);
     names.report_unknown(report);
     Traffic {
         rules,
         upstreams,
+        routing,
         routes,
-    }
-}
-
-/// The route `default`, which leads every request to `upstream`.
-fn catch_all(upstream: &UpstreamConfig) -> RouteConfig {
-    RouteConfig {
-        name: "default".to_owned(),
-        hosts: Vec::new(),
-        path_prefix: "/".to_owned(),
-        strip_prefix: false,
-        upstream: upstream.name.clone(),
-    }
-}
-
-/// Two routes that match the same host by the same prefix: which of them wins would be chance.
-fn report_ambiguous(routes: &[RouteConfig], names: &Names, report: &Report) {
-    let any = [String::new()];
-    let mut seen = HashMap::new();
-    for route in routes {
-        let hosts = if route.hosts.is_empty() {
-            &any
-        } else {
-            route.hosts.as_slice()
-        };
-        for host in hosts {
-            let Some(first) = seen.insert((host.as_str(), route.path_prefix.as_str()), &route.name) else {
-                continue;
-            };
-            let Some(at) = names.routes.get(&route.name) else {
-                continue;
-            };
-            let host = if host.is_empty() { "any host" } else { host };
-            let problem = if first == &route.name {
-                format!("`{host}` is given twice")
-            } else {
-                format!(
-                    "matches {host} and `{}`, as route `{first}` does",
-                    route.path_prefix
-                )
-            };
-            report.wrong(at, problem, "keep one of the two");
-        }
     }
 }
 
@@ -273,22 +236,14 @@ fn upstream(mut section: Section<'_>, names: &mut Names, report: &Report) -> Opt
     })
 }
 
-fn route(mut section: Section<'_>, names: &mut Names, report: &Report) -> Option<RouteConfig> {
+fn route(
+    mut section: Section<'_>,
+    names: &mut Names,
+    routing: RoutingConfig,
+    report: &Report,
+) -> Option<RouteConfig> {
     let name = unique_name(&mut section, &mut names.routes, report);
-    let hosts = section
-        .values("hosts", host)
-        .map_or(Vec::new(), |list| list.value);
-    let path_prefix = section.value_or("path_prefix", path_prefix, "/".to_owned());
-    let strip_prefix = section.value_or("strip_prefix", boolean, false);
-    section.require("upstream", "say which of `upstreams` it leads to");
-    let upstream = section.value("upstream", plain_name);
-    names.upstreams_wanted.extend(upstream.clone());
-    section.finish();
-    Some(RouteConfig {
-        name: name?,
-        hosts: hosts.into_iter().map(|found| found.value).collect(),
-        path_prefix,
-        strip_prefix,
-        upstream: upstream?.value,
-    })
+    let (route, upstream) = routes::read(section, name, routing, report);
+    names.upstreams_wanted.extend(upstream);
+    route
 }

@@ -17,7 +17,9 @@ use crate::admin::{Node, Refused};
 use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence, RowCounts};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
-use crate::proxy::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
+use crate::proxy::{
+    LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure, UpstreamFailure, WaitEnd,
+};
 use crate::replica::{NodeId, ReplicaId};
 
 /// What a running node is made of, as far as it can be looked at.
@@ -136,7 +138,7 @@ impl Observed {
             generation: self.replica.generation.0,
             gossip_address: Some(self.cluster.gossip_address().to_string()),
             admin_address: Some(self.config.admin.listen.to_string()),
-            listen_address: first(&self.config.listen),
+            listen_address: self.config.listen.first().map(|one| one.address.to_string()),
             state: if draining {
                 NodeState::Leaving
             } else {
@@ -200,6 +202,15 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
     metrics.upstream_failures = failures.into_iter().zip(proxy.upstream_failures).collect();
     metrics.requests_in_flight = proxy.in_flight;
     metrics.connections = proxy.connections;
+    metrics.tls_handshakes = proxy.tls_handshakes;
+    let failures = TransportFailure::ALL.map(TransportFailure::label);
+    metrics.transport_failures = failures.into_iter().zip(proxy.transport_failures).collect();
+    let outcomes = ReloadOutcome::ALL.map(ReloadOutcome::label);
+    metrics.certificate_reloads = outcomes.into_iter().zip(proxy.certificate_reloads).collect();
+    let certificates = proxy.certificates.iter();
+    metrics.certificate_ends = certificates
+        .map(|one| (one.file.clone(), one.not_after))
+        .collect();
     metrics.request_duration = histogram(proxy.latency, proxy.latency_micros);
     metrics.waits = WaitReading {
         started: proxy.waits_started,

@@ -273,7 +273,7 @@ fn an_address_in_use_is_named_and_leaves_nothing_running() {
             let mut config = config("a", "127.0.0.1:9".parse().unwrap(), &[]);
             let address: SocketAddr = address.parse().unwrap();
             match flag {
-                "--listen" => config.listen = vec![address],
+                "--listen" => config.listen = vec![address.into()],
                 "--admin" => config.admin.listen = address,
                 _ => config.cluster.gossip = address,
             }

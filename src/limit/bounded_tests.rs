@@ -323,7 +323,7 @@ fn wide_row(limiter: &Limiter) -> RowRef {
         window: Period::Hour.window_at(NOW),
         key: ALICE,
     };
-    limiter.counters().find_or_insert(&key).unwrap()
+    limiter.counters().find_or_insert(&key, key.window.start).unwrap()
 }
 
 #[test]

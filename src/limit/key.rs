@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use siphasher::sip::SipHasher24 as RuleHasher;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
@@ -35,6 +36,8 @@ pub struct RowKey {
 pub enum Identity<'a> {
     /// A client address. IPv4-mapped IPv6 equals IPv4.
     Ip(IpAddr),
+    /// A network whose addresses count together.
+    Network(IpNet),
     /// The value of the header the rule names.
     Header(&'a [u8]),
     /// A request path.
@@ -45,6 +48,40 @@ pub enum Identity<'a> {
     Upstream(&'a str),
     /// Everyone together.
     All,
+}
+
+/// How much of its address names a client: the bits of the network that counts as one.
+///
+/// Who has an IPv6 address as a rule has the whole /64 that it is in (RFC 4291 §2.5.1, RFC 6177), and so as many
+/// addresses as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpPrefixes {
+    /// Of an IPv4 address: 1 to 32.
+    pub v4: u8,
+    /// Of an IPv6 address: 1 to 128.
+    pub v6: u8,
+}
+
+impl Default for IpPrefixes {
+    fn default() -> Self {
+        Self { v4: 32, v6: 64 }
+    }
+}
+
+impl IpPrefixes {
+    /// Who the client at `address` counts as. An IPv4-mapped IPv6 address is the IPv4 one (RFC 4291 §2.5.5.2).
+    #[must_use]
+    pub fn identity(self, address: IpAddr) -> Identity<'static> {
+        let address = address.to_canonical();
+        let bits = match address {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        };
+        match IpNet::new(address, bits) {
+            Ok(network) if bits < network.max_prefix_len() => Identity::Network(network.trunc()),
+            _ => Identity::Ip(address),
+        }
+    }
 }
 
 /// Turns identities into [`KeyHash`]es under the cluster's identity key.
@@ -101,6 +138,23 @@ impl IdentityHasher {
             Identity::Route(name) => self.tagged(5, name.as_bytes()),
             Identity::Upstream(name) => self.tagged(6, name.as_bytes()),
             Identity::All => self.tagged(7, &[]),
+            Identity::Network(network) => self.network(network),
+        }
+    }
+
+    /// With its length, so that counts under another length never mix with these.
+    fn network(&self, network: &IpNet) -> KeyHash {
+        let mut bytes = [0; 17];
+        bytes[0] = network.prefix_len();
+        match network.network() {
+            IpAddr::V4(v4) => {
+                bytes[1..5].copy_from_slice(&v4.octets());
+                self.tagged(8, &bytes[..5])
+            }
+            IpAddr::V6(v6) => {
+                bytes[1..].copy_from_slice(&v6.octets());
+                self.tagged(9, &bytes)
+            }
         }
     }
 
@@ -124,6 +178,7 @@ impl fmt::Display for Identity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(address) => write!(f, "{}", address.to_canonical()),
+            Self::Network(network) => write!(f, "{network}"),
             Self::Header(value) => f.write_str(&String::from_utf8_lossy(value)),
             Self::Path(text) => f.write_str(text),
             Self::Route(name) => write!(f, "route {name}"),
@@ -157,6 +212,30 @@ mod tests {
         let hash = |text: &str| hasher.hash(&Identity::Ip(text.parse().unwrap()));
         assert_eq!(hash("::ffff:192.0.2.1"), hash("192.0.2.1"));
         assert_ne!(hash("::192.0.2.1"), hash("192.0.2.1"));
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_client_and_those_of_two_are_not() {
+        let hasher = IdentityHasher::new([7; 16]);
+        let name = |prefixes: IpPrefixes, text: &str| prefixes.identity(text.parse().unwrap()).to_string();
+        let hash = |text: &str| hasher.hash(&IpPrefixes::default().identity(text.parse().unwrap()));
+        assert_eq!(hash("2001:db8:0:1::1"), hash("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(hash("2001:db8:0:1::1"), hash("2001:db8:0:2::1"));
+        assert_ne!(hash("192.0.2.1"), hash("192.0.2.2"));
+        assert_eq!(
+            hash("::ffff:192.0.2.1"),
+            hasher.hash(&Identity::Ip("192.0.2.1".parse().unwrap()))
+        );
+        assert_eq!(
+            name(IpPrefixes::default(), "2001:db8:0:1::1"),
+            "2001:db8:0:1::/64"
+        );
+        let wide = IpPrefixes { v4: 24, v6: 128 };
+        assert_eq!(name(wide, "::ffff:192.0.2.77"), "192.0.2.0/24");
+        assert_eq!(name(wide, "2001:db8::77"), "2001:db8::77");
+        let narrow = IpPrefixes { v4: 24, v6: 56 };
+        let other = |text: &str| hasher.hash(&narrow.identity(text.parse().unwrap()));
+        assert_ne!(other("2001:db8::1"), hash("2001:db8::1"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod window;
 
 pub use counters::{CounterStats, Counters, RowRef, RowView, Short, TableFull};
 pub use headers::HeaderNames;
-pub use key::{Identity, IdentityHasher, KeyHash, RowKey, RuleId};
+pub use key::{Identity, IdentityHasher, IpPrefixes, KeyHash, RowKey, RuleId};
 pub use limiter::{Charge, Decision, Due, Limiter, Outcome, WindowState};
 pub use mode::{Overflow, SyncMode, WithoutShare};
 pub use names::KeyNames;

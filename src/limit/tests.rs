@@ -54,7 +54,7 @@ pub(super) fn row(limiter: &Limiter, rule: &Rule, at: UnixMillis) -> RowRef {
         window: period.window_at(at),
         key: ALICE,
     };
-    limiter.counters().find_or_insert(&key).unwrap()
+    limiter.counters().find_or_insert(&key, key.window.start).unwrap()
 }
 
 #[test]

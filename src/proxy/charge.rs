@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use crate::config::RouteConfig;
-use crate::limit::{Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Rule, RuleScope};
+use crate::limit::{Charge, CountBy, Hits, Identity, IdentityHasher, IpPrefixes, KeyHash, Rule, RuleScope};
 
 /// The charges of one request; four rules are decided without an allocation.
 pub(super) type Charges = SmallVec<[Charge; 4]>;
@@ -17,6 +17,7 @@ pub(super) type Charges = SmallVec<[Charge; 4]>;
 /// The rules that apply to the requests of one route.
 pub(super) struct ChargePlan {
     entries: Vec<Planned>,
+    prefixes: IpPrefixes,
 }
 
 struct Planned {
@@ -46,19 +47,23 @@ pub(super) struct Subject<'r> {
 }
 
 impl ChargePlan {
-    /// The charges that `rules` make to requests of `route`, in the order of the rules.
-    pub(super) fn new(rules: &[Rule], route: &RouteConfig, hasher: &IdentityHasher) -> Self {
+    /// The charges that `rules` make to requests of `route`, in the order of the rules. Clients are told apart by
+    /// `prefixes` of their addresses.
+    pub(super) fn new(
+        rules: &[Rule],
+        route: &RouteConfig,
+        prefixes: IpPrefixes,
+        hasher: &IdentityHasher,
+    ) -> Self {
         let planned = |(index, rule): (usize, &Rule)| Planned {
             rule: index,
             hits: rule.hits,
             key: planned_key(&rule.count_by, route, hasher),
         };
-        let applying = rules
-            .iter()
-            .enumerate()
-            .filter(|(_, rule)| applies(&rule.scope, route));
+        let applying = rules.iter().enumerate().filter(|(_, rule)| applies(rule, route));
         Self {
             entries: applying.map(planned).collect(),
+            prefixes,
         }
     }
 
@@ -74,7 +79,7 @@ impl ChargePlan {
             hits: planned.hits,
             key: match &planned.key {
                 PlannedKey::Fixed(key, _) => *key,
-                varying => hasher.hash(&varying.identity(subject)),
+                varying => hasher.hash(&varying.identity(subject, self.prefixes)),
             },
         };
         self.entries.iter().map(charge).collect()
@@ -82,19 +87,22 @@ impl ChargePlan {
 
     /// Who the request is counted as by each of its charges, for the table that names keys to operators.
     pub(super) fn identities<'s>(&'s self, subject: &'s Subject<'s>) -> impl Iterator<Item = Identity<'s>> {
-        self.entries.iter().map(|planned| planned.key.identity(subject))
+        let prefixes = self.prefixes;
+        self.entries
+            .iter()
+            .map(move |planned| planned.key.identity(subject, prefixes))
     }
 }
 
 impl PlannedKey {
-    fn identity<'s>(&'s self, subject: &'s Subject<'s>) -> Identity<'s> {
+    fn identity<'s>(&'s self, subject: &'s Subject<'s>, prefixes: IpPrefixes) -> Identity<'s> {
         match self {
-            Self::Ip => Identity::Ip(subject.client),
+            Self::Ip => prefixes.identity(subject.client),
             Self::Path => Identity::Path(subject.path),
             // As Kong has it, a request without the header counts by address.
             Self::Header(name) => match subject.headers.get(name) {
                 Some(value) => Identity::Header(value.as_bytes()),
-                None => Identity::Ip(subject.client),
+                None => prefixes.identity(subject.client),
             },
             Self::Fixed(_, count_by) => fixed_identity(count_by, subject.route),
         }
@@ -115,15 +123,19 @@ fn planned_key(count_by: &CountBy, route: &RouteConfig, hasher: &IdentityHasher)
 fn fixed_identity<'r>(count_by: &CountBy, route: &'r RouteConfig) -> Identity<'r> {
     match count_by {
         CountBy::Route => Identity::Route(&route.name),
-        CountBy::Upstream => Identity::Upstream(&route.upstream),
+        CountBy::Upstream => Identity::Upstream(route.upstream().unwrap_or_default()),
         _ => Identity::All,
     }
 }
 
-fn applies(scope: &RuleScope, route: &RouteConfig) -> bool {
-    match scope {
-        RuleScope::Everything => true,
-        RuleScope::Route(name) => *name == route.name,
-        RuleScope::Upstream(name) => *name == route.upstream,
-    }
+/// A rule that counts by upstream has nothing to count where a route answers by itself.
+fn applies(rule: &Rule, route: &RouteConfig) -> bool {
+    let upstream = route.upstream();
+    let counts = rule.count_by != CountBy::Upstream || upstream.is_some();
+    counts
+        && match &rule.scope {
+            RuleScope::Everything => true,
+            RuleScope::Route(name) => *name == route.name,
+            RuleScope::Upstream(name) => upstream == Some(name),
+        }
 }

@@ -1,6 +1,6 @@
 //! One client connection: which HTTP it speaks, its requests, a tunnel if it becomes one, and its end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,12 +14,14 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::headers::Peer;
+use super::forwarding::Peer;
+use super::listener::Terms;
 use super::metrics::Shard;
 use super::pace::{Allowed, Finding, Pace};
 use super::preface::{Prefixed, read_preface};
 use super::service;
 use super::strict::{ClientSlot, FrameGuard, Guard, Ledger, Limits, Violation, Watched};
+use super::transport::establish;
 use super::worker::{Registered, Worker};
 use crate::config::ProxyConfig;
 
@@ -53,7 +55,10 @@ pub(super) enum Signal {
 /// A client connection, as its requests and its worker see it.
 pub(super) struct Connection {
     worker: Rc<Worker>,
-    peer: Peer,
+    /// The socket's other end.
+    socket_peer: Peer,
+    /// Who it turned out to be, where that took a PROXY header or a handshake.
+    peer: OnceCell<Peer>,
     signal: Cell<Signal>,
     waker: RefCell<Option<Waker>>,
     in_flight: Cell<u32>,
@@ -76,7 +81,8 @@ impl Connection {
         Self {
             pace: Pace::new(worker.ticks.now()),
             worker,
-            peer,
+            socket_peer: peer,
+            peer: OnceCell::new(),
             signal: Cell::new(Signal::Serve),
             waker: RefCell::new(None),
             in_flight: Cell::new(0),
@@ -91,7 +97,14 @@ impl Connection {
     }
 
     pub(super) fn peer(&self) -> &Peer {
-        &self.peer
+        self.peer.get().unwrap_or(&self.socket_peer)
+    }
+
+    /// Says who the client turned out to be, now that HTTP can begin: the time for a request head starts anew.
+    pub(super) fn establish(&self, peer: Peer) {
+        if self.peer.set(peer).is_ok() {
+            self.pace.begins(self.worker.ticks.now());
+        }
     }
 
     /// Tells the connection's task.
@@ -109,10 +122,10 @@ impl Connection {
     /// Counts this among its client's connections; `None` when it has too many. A trusted proxy speaks for
     /// many clients, and has no limit.
     fn slot(&self) -> Option<Option<ClientSlot>> {
-        let slots = self.worker.shared.client_slots().filter(|_| !self.peer.trusted);
+        let slots = self.worker.shared.client_slots().filter(|_| !self.peer().trusted);
         match slots {
             None => Some(None),
-            Some(slots) => slots.take(self.peer.address).map(Some),
+            Some(slots) => slots.take(self.peer().address).map(Some),
         }
     }
 
@@ -122,7 +135,10 @@ impl Connection {
         match self.pace.check(&self.ledger, self.in_flight.get(), now, allowed) {
             Finding::Fine => {}
             Finding::Idle => self.signal(Signal::Drain),
-            Finding::Stuck => self.signal(Signal::Expire),
+            Finding::Stuck => {
+                self.ledger.cut();
+                self.signal(Signal::Expire);
+            }
             Finding::SlowBody => {
                 self.ledger.break_off(Violation::BodyTooSlow);
                 self.wake();
@@ -196,8 +212,11 @@ impl Drop for InFlight {
 }
 
 /// Serves a connection from its first byte to its last.
-pub(super) async fn serve(registered: Registered, stream: TcpStream) {
+pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<Terms>) {
     let connection = &registered.connection;
+    let Some(stream) = establish(connection, stream, &terms).await else {
+        return;
+    };
     let Some(_slot) = connection.slot() else {
         return;
     };

@@ -1,12 +1,12 @@
 //! What happens to header fields on their way through, in both directions. Pure.
 
-use std::net::IpAddr;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use smallvec::SmallVec;
 
 use super::client_ip::X_FORWARDED_FOR;
+use super::forwarding::{Peer, X_FORWARDED_CLIENT_CERT, X_FORWARDED_HOST, X_FORWARDED_PROTO, forward_client};
+use crate::config::UrlScheme;
 
 /// Names one request through all hops and logs.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -19,9 +19,6 @@ pub(super) const X_WEIR_NODE: HeaderName = HeaderName::from_static("x-weir-node"
 /// First millisecond of the window that a limited request counted in, with `debug_headers`.
 pub(super) const X_WEIR_WINDOW: HeaderName = HeaderName::from_static("x-weir-window");
 
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -32,16 +29,6 @@ const VIA_HTTP2: HeaderValue = HeaderValue::from_static("2 weir");
 
 /// Longest request id taken over from a client; longer ones would only bloat logs.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-
-/// What a connection knows about its client, made once and used for each of its requests.
-pub(super) struct Peer {
-    /// The address of the socket's other end.
-    pub(super) address: IpAddr,
-    /// Whether it is a proxy whose forwarding headers are believed.
-    pub(super) trusted: bool,
-    /// `address` as a header value.
-    pub(super) value: HeaderValue,
-}
 
 /// Removes the fields that concern one connection only: those RFC 9110 §7.6.1 lists, and those that
 /// `Connection` nominates.
@@ -94,6 +81,16 @@ pub(super) fn client_request_id(headers: &HeaderMap, peer: &Peer) -> Option<Head
     sane.then(|| value.clone())
 }
 
+/// The scheme that the client used, as a trusted proxy in front says, or the connection itself.
+pub(super) fn client_scheme(headers: &HeaderMap, peer: &Peer) -> UrlScheme {
+    let said = headers.get(X_FORWARDED_PROTO).filter(|_| peer.trusted);
+    match said.map(HeaderValue::as_bytes) {
+        Some(proto) if proto.eq_ignore_ascii_case(b"https") => UrlScheme::Https,
+        Some(_) => UrlScheme::Http,
+        None => peer.scheme(),
+    }
+}
+
 /// The `Via` entry of a message that was received in `version` (RFC 9110 §7.6.3).
 pub(super) fn via(version: Version) -> HeaderValue {
     match version {
@@ -132,37 +129,6 @@ pub(super) fn transfer_coding_is_known(headers: &HeaderMap) -> bool {
     }
 }
 
-fn forward_client(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
-    if !peer.trusted {
-        // Anybody can write these; behind Weir they must mean what Weir saw.
-        headers.remove(header::FORWARDED);
-        headers.remove(X_REAL_IP);
-        headers.insert(X_FORWARDED_FOR, peer.value.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        headers.remove(X_FORWARDED_HOST);
-    } else {
-        append_forwarded_for(headers, peer);
-        let proto = headers.entry(X_FORWARDED_PROTO);
-        proto.or_insert(HeaderValue::from_static("http"));
-    }
-    if let Some(host) = host {
-        headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
-    }
-}
-
-/// Joins all `X-Forwarded-For` lines and the peer's address in one line: many servers read only the
-/// first.
-fn append_forwarded_for(headers: &mut HeaderMap, peer: &Peer) {
-    let mut joined = Vec::new();
-    for line in headers.get_all(X_FORWARDED_FOR) {
-        joined.extend_from_slice(line.as_bytes());
-        joined.extend_from_slice(b", ");
-    }
-    joined.extend_from_slice(peer.value.as_bytes());
-    let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined));
-    headers.insert(X_FORWARDED_FOR, value.unwrap_or_else(|_| peer.value.clone()));
-}
-
 /// The fields that `Connection` nominates, without those that are meant for all recipients or that hops
 /// before this one vouch with: a client must not be able to strip them.
 fn nominated(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
@@ -170,6 +136,7 @@ fn nominated(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
     let kept_too = [
         X_FORWARDED_PROTO,
         X_FORWARDED_HOST,
+        X_FORWARDED_CLIENT_CERT,
         X_REQUEST_ID,
         header::CONTENT_LENGTH,
     ];
@@ -210,11 +177,12 @@ mod tests {
     }
 
     fn peer(trusted: bool) -> Peer {
-        Peer {
-            address: "192.0.2.9".parse().unwrap(),
-            trusted,
-            value: HeaderValue::from_static("192.0.2.9"),
-        }
+        let networks = if trusted { "192.0.2.9" } else { "[]" };
+        let yaml = format!(
+            "node_id: a\nupstreams: [{{name: up, targets: [http://h:1]}}]\nproxy: {{trusted_proxies: {networks}}}"
+        );
+        let config = crate::config::Config::from_yaml("test", &yaml).unwrap();
+        Peer::new("192.0.2.9".parse().unwrap(), &config.proxy)
     }
 
     fn prepared(fields: &[(&'static str, &str)], trusted: bool) -> HeaderMap {

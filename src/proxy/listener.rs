@@ -14,12 +14,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection;
+use super::tls::Terminator;
 use super::worker::Worker;
 
 /// Connections that wait to be accepted, per listener; the kernel caps it at `somaxconn` (4,096 by default).
 const BACKLOG: i32 = 4096;
 /// The pause after an accept that failed for want of descriptors or memory, which only time brings back.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What connections to one listener begin with.
+#[derive(Clone)]
+pub(super) struct Terms {
+    /// Ends their TLS; without it they are plain.
+    pub(super) tls: Option<Arc<Terminator>>,
+    /// They begin with a PROXY header.
+    pub(super) proxy_protocol: bool,
+}
+
+/// One worker's part of a listener.
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) terms: Rc<Terms>,
+}
 
 /// Binds `address` once per worker; port 0 becomes the same free port for all.
 ///
@@ -52,15 +68,15 @@ fn open(address: SocketAddr, share: bool) -> io::Result<StdListener> {
 
 /// Accepts connections for as long as it is polled. At the connection cap it stops accepting, so that
 /// more wait in the kernel's backlog.
-pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
+pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
     loop {
-        match listener.accept().await {
+        match listener.socket.accept().await {
             Ok((stream, peer)) => {
                 let slots = Arc::clone(worker.shared.connection_slots());
                 let Ok(permit) = slots.acquire_owned().await else {
                     return;
                 };
-                start(&worker, stream, peer, permit);
+                start(&worker, stream, &listener.terms, peer, permit);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -72,25 +88,32 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
 }
 
 /// Accepts what waits in the backlog and no more: closing a listener resets the connections in it.
-pub(super) fn accept_waiting(worker: &Rc<Worker>, listener: &TcpListener) {
+pub(super) fn accept_waiting(worker: &Rc<Worker>, listener: &Listener) {
     let mut cx = Context::from_waker(Waker::noop());
-    while let Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut cx) {
+    while let Poll::Ready(Ok((stream, peer))) = listener.socket.poll_accept(&mut cx) {
         let slots = Arc::clone(worker.shared.connection_slots());
         let Ok(permit) = slots.try_acquire_owned() else {
             return;
         };
-        start(worker, stream, peer, permit);
+        start(worker, stream, &listener.terms, peer, permit);
     }
 }
 
-fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+fn start(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    terms: &Rc<Terms>,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
     // A small response must not wait for the acknowledgement of the one before it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection ended before it was served");
         return;
     }
     let registered = worker.register(peer.ip(), permit);
-    let serving: Pin<Box<dyn Future<Output = ()>>> = Box::pin(connection::serve(registered, stream));
+    let serving: Pin<Box<dyn Future<Output = ()>>> =
+        Box::pin(connection::serve(registered, stream, Rc::clone(terms)));
     tokio::task::spawn_local(serving);
 }
 

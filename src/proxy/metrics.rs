@@ -2,14 +2,18 @@
 //!
 //! Every worker counts in a shard of its own, so workers share no cache line; readers add the shards up.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::StatusCode;
 
 /// Counters of the request path. Readers call [`ProxyMetrics::snapshot`].
 pub struct ProxyMetrics {
     shards: Box<[Shard]>,
+    certificates: ArcSwap<Vec<CertificateReading>>,
+    reloads: [AtomicU64; ReloadOutcome::ALL.len()],
 }
 
 /// Upper bounds of the latency histogram's buckets; one more bucket takes what is slower.
@@ -101,6 +105,61 @@ impl WaitEnd {
     }
 }
 
+/// How a connection failed before HTTP began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportFailure {
+    /// It had to begin with a PROXY header of a trusted proxy, and did not.
+    ProxyHeader,
+    /// Its TLS handshake failed.
+    TlsHandshake,
+}
+
+impl TransportFailure {
+    /// Every way to fail, in the order of [`ProxySnapshot::transport_failures`].
+    pub const ALL: [Self; 2] = [Self::ProxyHeader, Self::TlsHandshake];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::TlsHandshake => "tls_handshake",
+        }
+    }
+}
+
+/// What became of changed certificate files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadOutcome {
+    /// They are in force.
+    Changed,
+    /// They could not be used; those before still are in force.
+    Refused,
+}
+
+impl ReloadOutcome {
+    /// Every outcome, in the order of [`ProxySnapshot::certificate_reloads`].
+    pub const ALL: [Self; 2] = [Self::Changed, Self::Refused];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A certificate that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CertificateReading {
+    /// The file that it came from.
+    pub file: String,
+    /// The second since 1970 (UTC) from which clients refuse it.
+    pub not_after: u64,
+}
+
 /// Sums over all workers at about one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxySnapshot {
@@ -131,6 +190,14 @@ pub struct ProxySnapshot {
     pub connections: u64,
     /// Client connections accepted since the start.
     pub accepted: u64,
+    /// TLS handshakes with clients that were finished.
+    pub tls_handshakes: u64,
+    /// Connections that failed before HTTP began, in the order of [`TransportFailure::ALL`].
+    pub transport_failures: [u64; TransportFailure::ALL.len()],
+    /// Changes of certificate files, in the order of [`ReloadOutcome::ALL`].
+    pub certificate_reloads: [u64; ReloadOutcome::ALL.len()],
+    /// The certificates in force, by file.
+    pub certificates: Vec<CertificateReading>,
     /// Connections made to upstreams since the start.
     pub upstream_connections: u64,
     /// Failures, in the order of [`UpstreamFailure::ALL`].
@@ -146,6 +213,8 @@ impl ProxyMetrics {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+            certificates: ArcSwap::default(),
+            reloads: Default::default(),
         }
     }
 
@@ -154,14 +223,29 @@ impl ProxyMetrics {
         &self.shards[worker % self.shards.len()]
     }
 
+    /// Says which certificates are in force.
+    pub(super) fn set_certificates(&self, readings: Vec<CertificateReading>) {
+        self.certificates.store(Arc::new(readings));
+    }
+
+    /// Counts a change of certificate files.
+    pub(super) fn reloaded(&self, outcome: ReloadOutcome) {
+        self.reloads[outcome as usize].fetch_add(1, Relaxed);
+    }
+
     /// Adds up what all workers have counted.
     #[must_use]
     pub fn snapshot(&self) -> ProxySnapshot {
-        let mut sum = ProxySnapshot::default();
+        let mut sum = ProxySnapshot {
+            certificates: self.certificates.load().to_vec(),
+            certificate_reloads: [0, 1].map(|outcome: usize| self.reloads[outcome].load(Relaxed)),
+            ..ProxySnapshot::default()
+        };
         for shard in &self.shards {
             add_all(&mut sum.responses, &shard.responses);
             add_all(&mut sum.upstream_failures, &shard.upstream_failures);
             add_all(&mut sum.latency, &shard.latency);
+            add_all(&mut sum.transport_failures, &shard.transport_failures);
             add_all(&mut sum.waits, &shard.waits);
             add_all(&mut sum.wait_time, &shard.wait_time);
             sum.admitted += shard.admitted.0.load(Relaxed);
@@ -174,6 +258,7 @@ impl ProxyMetrics {
             sum.in_flight += shard.in_flight.0.load(Relaxed);
             sum.connections += shard.connections.0.load(Relaxed);
             sum.accepted += shard.accepted.0.load(Relaxed);
+            sum.tls_handshakes += shard.tls_handshakes.0.load(Relaxed);
             sum.upstream_connections += shard.upstream_connections.0.load(Relaxed);
             sum.latency_micros += shard.latency_micros.0.load(Relaxed);
         }
@@ -196,6 +281,8 @@ pub(super) struct Shard {
     pub(super) connections: Count,
     pub(super) accepted: Count,
     pub(super) upstream_connections: Count,
+    pub(super) tls_handshakes: Count,
+    transport_failures: [Count; TransportFailure::ALL.len()],
     upstream_failures: [Count; UpstreamFailure::ALL.len()],
     latency: [Count; LATENCY_BUCKETS.len() + 1],
     latency_micros: Count,
@@ -218,6 +305,10 @@ impl Shard {
         self.waits[end as usize].add(1);
         self.wait_time[bucket_of(time)].add(1);
         self.wait_micros.add(micros(time));
+    }
+
+    pub(super) fn transport_failed(&self, failure: TransportFailure) {
+        self.transport_failures[failure as usize].add(1);
     }
 
     pub(super) fn upstream_failed(&self, failure: UpstreamFailure) {

@@ -1,29 +1,34 @@
 //! Listeners, routing, upstream pools, headers, the response to every error.
 //!
-//! Owns the request path: accepts HTTP/1.1 and HTTP/2 (prior knowledge) from clients, asks the limiter,
+//! Owns the request path: accepts HTTP/1.1 and HTTP/2 from clients, plain or over TLS, asks the limiter,
 //! and passes what is admitted to HTTP/1.1 upstreams, bodies streamed both ways. One thread per worker;
 //! workers share no lock. Promises that a denied request never reaches an upstream, that what has been
 //! admitted is announced before the upstream sees it, and that no more is buffered than the configuration
 //! and the constants here allow.
 //!
-//! The client's Host is preserved: upstreams see what the client asked for (as with Envoy; nginx and Kong
-//! replace it by default), so virtual hosts, redirects and cookies work without configuration.
+//! The client's Host is preserved unless a route says otherwise: upstreams see what the client asked for (as with
+//! Envoy; nginx and Kong replace it by default), so virtual hosts, redirects and cookies work without configuration.
 
 mod body;
 mod charge;
-mod client_ip;
+pub mod client_ip;
 mod connection;
 mod forward;
+mod forwarded;
+mod forwarding;
 mod headers;
 mod listener;
 mod metrics;
 mod pace;
 mod pool;
 mod preface;
+pub mod proxy_protocol;
 mod respond;
 mod route;
 mod service;
 pub mod strict;
+mod tls;
+mod transport;
 mod wait;
 mod worker;
 
@@ -44,11 +49,16 @@ use crate::config::{Config, RouteConfig};
 use crate::limit::headers::HeaderNames;
 use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
-use route::Router;
+use listener::Terms;
+use route::{Hit, RouteState, Router, Wanted};
 use strict::ClientSlots;
 use worker::Worker;
 
-pub use metrics::{LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, UpstreamFailure, WaitEnd};
+pub use metrics::{
+    CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure,
+    UpstreamFailure, WaitEnd,
+};
+pub use tls::TlsError;
 
 /// Ends once the peers have been told, as far as this node can: what they hear is on its way.
 pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -77,13 +87,6 @@ pub struct ProxyShared {
     client_slots: Option<Arc<ClientSlots>>,
 }
 
-/// One route, with what is known of its requests beforehand.
-struct RouteState {
-    config: RouteConfig,
-    upstream: usize,
-    plan: ChargePlan,
-}
-
 impl ProxyShared {
     /// Wires a proxy for `config`, with `limiter` as the judge and `hasher` to turn clients into keys.
     ///
@@ -92,14 +95,9 @@ impl ProxyShared {
     #[must_use]
     pub fn new(config: Arc<Config>, limiter: Arc<Limiter>, hasher: IdentityHasher, on_due: OnDue) -> Self {
         let rules = limiter.rules();
-        let state = |route: &RouteConfig| RouteState {
-            upstream: config
-                .upstreams
-                .iter()
-                .position(|upstream| upstream.name == route.upstream)
-                .expect("a checked configuration has the upstream of every route"),
-            plan: ChargePlan::new(&rules, route, &hasher),
-            config: route.clone(),
+        let state = |route: &RouteConfig| {
+            let plan = ChargePlan::new(&rules, route, config.limits.ip_prefixes, &hasher);
+            RouteState::new(route, &config.upstreams, plan)
         };
         Self {
             routes: config.routes.iter().map(state).collect(),
@@ -156,10 +154,9 @@ impl ProxyShared {
         (self.on_due)()
     }
 
-    fn route(&self, host: &str, path: &str) -> Option<&RouteState> {
-        self.router
-            .find(host, path)
-            .and_then(|index| self.routes.get(index))
+    fn route(&self, wanted: &Wanted<'_>) -> Option<(&RouteState, Hit<'_>)> {
+        let hit = self.router.find(wanted)?;
+        Some((self.routes.get(hit.route)?, hit))
     }
 }
 
@@ -167,6 +164,7 @@ impl ProxyShared {
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
     workers: Vec<WorkerThread>,
+    _certificates: tls::Watch,
 }
 
 struct WorkerThread {
@@ -178,17 +176,23 @@ impl Proxy {
     /// Binds the configured addresses and starts the workers. Clients are served when this returns.
     ///
     /// # Errors
-    /// When an address cannot be bound or is in use, or a thread or its runtime cannot be made; nothing
-    /// is left running then.
+    /// When a certificate cannot be used, an address cannot be bound or is in use, or a thread or its runtime
+    /// cannot be made; nothing is left running then.
     pub fn start(shared: &Arc<ProxyShared>) -> io::Result<Self> {
         let count = shared.config.proxy.workers.max(1);
+        let certificates = tls::Watch::start(&shared.config.listen, &shared.metrics);
+        let certificates = certificates.map_err(io::Error::other)?;
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-        for address in &shared.config.listen {
-            let (bound, of_workers) = listener::bind(*address, count)?;
+        for (config, terminator) in shared.config.listen.iter().zip(certificates.terminators()) {
+            let (bound, of_workers) = listener::bind(config.address, count)?;
             addresses.push(bound);
+            let terms = Terms {
+                tls: terminator.clone(),
+                proxy_protocol: config.proxy_protocol,
+            };
             for (all, one) in listeners.iter_mut().zip(of_workers) {
-                all.push(one);
+                all.push((one, terms.clone()));
             }
         }
         let spawn = |(index, listeners)| spawn_worker(Arc::clone(shared), index, listeners);
@@ -197,7 +201,11 @@ impl Proxy {
             .enumerate()
             .map(spawn)
             .collect::<io::Result<_>>()?;
-        Ok(Self { addresses, workers })
+        Ok(Self {
+            addresses,
+            workers,
+            _certificates: certificates,
+        })
     }
 
     /// The addresses that clients can connect to, in the order of the configuration, with actual ports.
@@ -223,7 +231,7 @@ impl Proxy {
 fn spawn_worker(
     shared: Arc<ProxyShared>,
     index: usize,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<(std::net::TcpListener, Terms)>,
 ) -> io::Result<WorkerThread> {
     let (stop, stopped) = oneshot::channel();
     let (report, started) = mpsc::sync_channel(1);

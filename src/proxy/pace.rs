@@ -105,6 +105,11 @@ impl Pace {
         }
     }
 
+    /// Only now is HTTP spoken: what came before had a time of its own.
+    pub(super) fn begins(&self, now: u32) {
+        self.quiet_since.set(now);
+    }
+
     /// The client speaks HTTP/2, which also reads frames that begin no request.
     pub(super) fn is_http2(&self) {
         self.is_http2.set(true);

@@ -10,16 +10,16 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 use super::connection::{Connection, Signal};
 use super::strict::Ledger;
+use super::transport::ClientStream;
 
 /// What a client that speaks HTTP/2 from the start sends first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Reads until it is plain whether the client speaks HTTP/2. `None` when the connection ended or was told
 /// to before that.
-pub(super) async fn read_preface(connection: &Connection, mut stream: TcpStream) -> Option<Prefixed> {
+pub(super) async fn read_preface(connection: &Connection, mut stream: ClientStream) -> Option<Prefixed> {
     let mut prefix = [0; PREFACE.len()];
     let length = Cell::new(0);
     let mut read = pin!(async {
@@ -40,6 +40,9 @@ pub(super) async fn read_preface(connection: &Connection, mut stream: TcpStream)
         (Poll::Pending, _) => Poll::Pending,
     });
     let (prefix, stream) = read.await?;
+    if !stream.allows(length.get() == PREFACE.len() && prefix == *PREFACE) {
+        return None;
+    }
     let stream = TokioIo::new(stream);
     let ledger = Arc::clone(connection.ledger());
     Some(Prefixed {
@@ -56,7 +59,7 @@ pub(super) struct Prefixed {
     prefix: [u8; PREFACE.len()],
     length: usize,
     taken: usize,
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<ClientStream>,
     ledger: Arc<Ledger>,
 }
 
@@ -64,6 +67,14 @@ impl Prefixed {
     /// The client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.prefix == *PREFACE && self.length == PREFACE.len()
+    }
+}
+
+impl Drop for Prefixed {
+    fn drop(&mut self) {
+        if self.ledger.is_cut() {
+            self.stream.inner().reset_at_end();
+        }
     }
 }
 

@@ -28,11 +28,12 @@ use super::headers::{
     self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
 };
 use super::respond::{Audience, Refusal, refuse};
-use super::route::{normalize, strip};
+use super::route::{Asked, Forwarding, OwnAnswer, RouteState, Step, Wanted};
 use super::strict;
 use super::wait::{wait_for_rights, wall_clock};
-use super::{ANNOUNCE_MAX, Announced, ProxyShared, RouteState};
+use super::{ANNOUNCE_MAX, Announced, ProxyShared};
 use crate::limit::{Charge, Decision, Due, Outcome};
+use crate::path::{PathError, normalize};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -57,11 +58,19 @@ pub(super) async fn answer(
         closes: false,
     };
     let version = request.version();
+    let is_head = request.method() == Method::HEAD;
     let (mut response, ended) = match turn.proxy(request).await {
-        Ok(passed) => (
-            turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
-            passed.times.answered,
-        ),
+        Ok((route, reply)) => {
+            let (mut response, ended) = match reply {
+                Reply::Passed(passed) => (
+                    turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
+                    passed.times.answered,
+                ),
+                Reply::Own(own) => (own.into_response(is_head, in_flight), Instant::now()),
+            };
+            route.change_response(response.headers_mut());
+            (response, ended)
+        }
         Err(refusal) => (
             refuse(&refusal, &audience, &request_id, in_flight),
             Instant::now(),
@@ -91,6 +100,12 @@ struct Turn<'c> {
     closes: bool,
 }
 
+/// What a route answers.
+enum Reply {
+    Passed(Passed),
+    Own(OwnAnswer),
+}
+
 /// What came back from an upstream.
 struct Passed {
     answer: Answer,
@@ -111,7 +126,7 @@ impl<'c> Turn<'c> {
         &self.connection.worker().shared
     }
 
-    async fn proxy(&mut self, mut request: Request<Incoming>) -> Result<Passed, Refusal> {
+    async fn proxy(&mut self, mut request: Request<Incoming>) -> Result<(&'c RouteState, Reply), Refusal> {
         if let Some(violation) = self.connection.next_refusal() {
             return Err(Refusal::Strict(violation));
         }
@@ -123,7 +138,7 @@ impl<'c> Turn<'c> {
                 .map(|admitted| (admitted, host)),
             Err(refusal) => Err(refusal),
         };
-        let ((route, path), host) = match admitted {
+        let ((route, step), host) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 let (parts, body) = request.into_parts();
@@ -131,36 +146,61 @@ impl<'c> Turn<'c> {
                 return Err(refusal);
             }
         };
-        let passed = self.pass_on(request, route, &path, host.as_ref()).await;
-        passed.map_err(|error| self.upstream_refusal(error))
+        match step {
+            Step::Answer(own) => Ok((route, Reply::Own(own))),
+            Step::Forward(forwarding, path) => {
+                let passed = self.pass_on(request, forwarding, &path, host.as_ref()).await;
+                let passed = passed.map_err(|error| self.upstream_refusal(error))?;
+                Ok((route, Reply::Passed(passed)))
+            }
+        }
     }
 
-    /// Finds the route and charges the limits. Answers the path that goes upstream.
+    /// Finds the route and charges the limits. Answers what becomes of the request then.
     async fn admit(
         &mut self,
         request: &Request<Incoming>,
         host: Option<&HeaderValue>,
-    ) -> Result<(&'c RouteState, PathAndQuery), Refusal> {
-        let path = normalize(request.uri().path())
-            .map_err(|_| Refusal::BadRequest("the request's path has dot segments"))?;
+    ) -> Result<(&'c RouteState, Step<'c>), Refusal> {
+        let config = self.shared().config();
+        let slashes = config.routing.escaped_slashes;
+        let path = &normalize(request.uri().path(), slashes).map_err(bad_path)?;
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let route = self.shared().route(host, &path).ok_or(Refusal::NoRoute)?;
+        let wanted = Wanted {
+            host,
+            path,
+            method: request.method(),
+            headers: request.headers(),
+            query: request.uri().query().unwrap_or_default(),
+        };
+        let (route, hit) = self.shared().route(&wanted).ok_or(Refusal::NoRoute)?;
+        let asked = Asked {
+            scheme: headers::client_scheme(request.headers(), self.connection.peer()),
+            host,
+            path,
+            sent: request.uri().path_and_query(),
+        };
         if route.plan.is_empty() {
-            return Ok((route, upstream_path(request, route, &path)?));
+            return Ok((route, route.step(hit.path, &asked, slashes).map_err(bad_path)?));
         }
         let limiter = self.shared().limiter();
-        let trusted = &self.shared().config().proxy.trusted_proxies;
+        let proxy = &config.proxy;
         let subject = Subject {
-            client: client_ip(self.connection.peer().address, request.headers(), trusted),
+            client: client_ip(
+                self.connection.peer().address,
+                request.headers(),
+                &proxy.trusted_proxies,
+                proxy.client_ip_header,
+            ),
             headers: request.headers(),
-            path: &path,
+            path,
             route: &route.config,
         };
         let charges = route.plan.charges(&subject, self.shared().hasher());
         let now = wall_clock();
         limiter.prefetch(&charges, now);
         // Worked out while the counters are on their way. What cannot be passed on is not counted.
-        let upstream_path = upstream_path(request, route, &path)?;
+        let step = route.step(hit.path, &asked, slashes).map_err(bad_path)?;
         let mut decision = limiter.check(&charges, now);
         if !decision.short.is_empty() {
             let shard = self.connection.worker().shard();
@@ -168,7 +208,7 @@ impl<'c> Turn<'c> {
             decision = Box::pin(wait_for_rights(self.shared(), shard, &charges, decision)).await;
         }
         self.apply(decision, &charges, &subject, route)?;
-        Ok((route, upstream_path))
+        Ok((route, step))
     }
 
     /// Does what a decision says.
@@ -211,7 +251,7 @@ impl<'c> Turn<'c> {
     async fn pass_on(
         &self,
         mut request: Request<Incoming>,
-        route: &RouteState,
+        route: &Forwarding,
         path: &PathAndQuery,
         host: Option<&HeaderValue>,
     ) -> Result<Passed, UpstreamError> {
@@ -228,6 +268,7 @@ impl<'c> Turn<'c> {
         if websocket.is_some() {
             headers::set_websocket(&mut parts.headers);
         }
+        route.change_request(&mut parts.headers);
         let request = Request::from_parts(parts, RequestBody::new(body));
         let worker = self.connection.worker();
         let asked = Instant::now();
@@ -334,21 +375,6 @@ impl<'c> Turn<'c> {
     }
 }
 
-/// The path and query that go upstream: as the client sent them, unless the route strips its prefix.
-fn upstream_path(
-    request: &Request<Incoming>,
-    route: &RouteState,
-    normalized: &str,
-) -> Result<PathAndQuery, Refusal> {
-    let sent = request.uri().path_and_query();
-    if let Some(sent) = sent.filter(|_| !route.config.strip_prefix) {
-        return Ok(sent.clone());
-    }
-    let mut path = strip(normalized, &route.config.path_prefix).to_owned();
-    if let Some(query) = sent.and_then(PathAndQuery::query) {
-        path.push('?');
-        path.push_str(query);
-    }
-    path.try_into()
-        .map_err(|_| Refusal::BadRequest("the request's path is not valid"))
+fn bad_path(error: PathError) -> Refusal {
+    Refusal::BadRequest(error.message())
 }

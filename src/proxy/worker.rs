@@ -19,10 +19,9 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::ProxyShared;
-use super::client_ip::is_trusted;
 use super::connection::{Connection, Signal};
-use super::headers::Peer;
-use super::listener;
+use super::forwarding::Peer;
+use super::listener::{self, Listener, Terms};
 use super::metrics::Shard;
 use super::pace::Allowed;
 use super::pool::Upstream;
@@ -84,7 +83,7 @@ impl Worker {
     pub(super) fn run(
         shared: Arc<ProxyShared>,
         index: usize,
-        listeners: Vec<StdListener>,
+        listeners: Vec<(StdListener, Terms)>,
         started: impl FnOnce(io::Result<()>),
         stop: oneshot::Receiver<Duration>,
     ) -> usize {
@@ -100,7 +99,13 @@ impl Worker {
         };
         let cut_off = runtime.block_on(async {
             let worker = Rc::new(Self::new(shared, index));
-            let listeners: io::Result<Vec<_>> = listeners.into_iter().map(TcpListener::from_std).collect();
+            let listener = |(socket, terms)| {
+                Ok(Listener {
+                    socket: TcpListener::from_std(socket)?,
+                    terms: Rc::new(terms),
+                })
+            };
+            let listeners: io::Result<Vec<_>> = listeners.into_iter().map(listener).collect();
             match listeners {
                 Ok(listeners) => {
                     started(Ok(()));
@@ -117,7 +122,7 @@ impl Worker {
         cut_off
     }
 
-    async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>, stop: oneshot::Receiver<Duration>) -> usize {
+    async fn serve(self: Rc<Self>, listeners: Vec<Listener>, stop: oneshot::Receiver<Duration>) -> usize {
         let accepting: Vec<_> = listeners
             .into_iter()
             .map(Rc::new)
@@ -181,12 +186,7 @@ impl Worker {
     pub(super) fn register(self: &Rc<Self>, peer: IpAddr, permit: OwnedSemaphorePermit) -> Registered {
         let id = self.next_connection.get();
         self.next_connection.set(id.wrapping_add(1));
-        let address = peer.to_canonical();
-        let peer = Peer {
-            address,
-            trusted: is_trusted(address, &self.shared.config().proxy.trusted_proxies),
-            value: HeaderValue::try_from(address.to_string()).expect("an address is visible ASCII"),
-        };
+        let peer = Peer::new(peer, &self.shared.config().proxy);
         let connection = Rc::new(Connection::new(Rc::clone(self), peer));
         if self.draining.get() {
             connection.signal(Signal::Drain);

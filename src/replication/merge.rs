@@ -136,7 +136,7 @@ impl Replication {
         if !self.origins.charge(subject, share) {
             return None;
         }
-        let Ok(made) = self.counters.find_or_insert(key) else {
+        let Ok(made) = self.counters.find_or_insert(key, now.wall) else {
             self.origins.uncharge(subject);
             return None;
         };

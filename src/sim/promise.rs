@@ -97,8 +97,8 @@ impl Promise {
 
 impl World {
     /// A bounded row consumed what it admitted and granted, no more and no less: nothing leaks, whatever was
-    /// reserved and given back. A row that was evicted, since by the clock of a peer its window had ended, and came
-    /// back stands at what the highest row evicted of its window had consumed, and has no rights.
+    /// reserved and given back. Once its window has ended here, it may have been evicted: if it comes back, then at
+    /// what the highest row evicted of its window had consumed, and without rights.
     pub(super) fn check_consumed(&self, node: usize, row: &RowKey) -> Result<(), Violation> {
         let at = &self.nodes[node];
         let counters = at.limiter.counters();
@@ -113,7 +113,7 @@ impl World {
         let granted = granted.filter(|(by, _)| *by == at.replica).map(|(_, hits)| hits);
         let granted: u64 = granted.sum();
         let consumed = admitted + granted;
-        let came_back = counters.stats().evicted > 0 && view.own > consumed && view.rights() == 0;
+        let came_back = self.is_over(node, row) && view.own > consumed && view.rights() == 0;
         if view.own != consumed && !came_back && self.sabotage().is_none() {
             return Err(self.violation(format!(
                 "n{node} admitted {admitted} and granted {granted} of {row:?}, and consumed {}",

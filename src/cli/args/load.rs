@@ -286,6 +286,7 @@ mod tests {
 
     use super::super::{Cli, Command};
     use super::*;
+    use crate::config::RouteMatch;
     use crate::limit::SyncMode;
 
     fn run_args(args: &[&str]) -> RunArgs {
@@ -354,10 +355,9 @@ mod tests {
             (2, "header:x-key".to_owned())
         );
         assert_eq!(config.upstreams[0].targets.len(), 2);
-        assert_eq!(
-            (&*config.routes[0].path_prefix, &*config.routes[0].upstream),
-            ("/", "default")
-        );
+        let route = &config.routes[0];
+        assert_eq!((route.matches.len(), route.upstream()), (1, Some("default")));
+        assert_eq!(route.matches[0], RouteMatch::default());
     }
 
     #[test]
@@ -379,7 +379,8 @@ mod tests {
             "",
         ];
         let config = run_args(&args).load().unwrap();
-        assert_eq!(config.listen, ["127.0.0.1:3".parse().unwrap()]);
+        let address: std::net::SocketAddr = "127.0.0.1:3".parse().unwrap();
+        assert_eq!(config.listen, [address.into()]);
         assert_eq!(config.sync.tick, std::time::Duration::from_secs(2));
         assert_eq!(config.sync.significance.alpha_permille, 500);
         assert_eq!((config.node_id.as_str(), config.log.json), ("a", false));

@@ -27,7 +27,7 @@
 
 use std::hint::select_unpredictable;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use arc_swap::Guard;
 
@@ -415,11 +415,6 @@ impl Counters {
         let row = &self.slots[slot as usize];
         let epoch = row.epoch();
         row.still(state).then_some(RowRef { slot, epoch })
-    }
-
-    /// The time that gossip evicts by: the latest that a decision brought a new key at.
-    pub(super) fn note_time(&self, now: UnixMillis) {
-        self.latest.store(now.0, Release);
     }
 
     /// The row of `fingerprint` and its counts, or the counts it would start with, without rights.

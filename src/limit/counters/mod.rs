@@ -19,7 +19,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use arc_swap::ArcSwap;
@@ -138,7 +138,6 @@ pub struct Counters {
     rights: Rights,
     sample_cursor: AtomicU32,
     sweep_cursor: AtomicU32,
-    latest: AtomicU64,
 }
 
 /// Most rows of a table: what an index entry can name, with a bit to spare.
@@ -255,15 +254,11 @@ impl Counters {
     }
 
     /// The live row of `key`, made if need be. A row that peers know of may evict none that this node
-    /// has admitted hits for in a running window: it is refused instead.
+    /// has admitted hits for in a window that runs at `now`, by its own clock: it is refused instead.
     ///
     /// # Errors
     /// [`TableFull`] when there is no room; nothing changed.
-    pub fn find_or_insert(&self, key: &RowKey) -> Result<RowRef, TableFull> {
-        // A node without traffic learns from its peers' rows how late it is: a window that is told of has
-        // begun (replication refuses those further ahead than clocks may differ).
-        let start = key.window.start;
-        let now = start.max(UnixMillis(self.latest.fetch_max(start.0, AcqRel)));
+    pub fn find_or_insert(&self, key: &RowKey, now: UnixMillis) -> Result<RowRef, TableFull> {
         for _ in 0..ATTEMPTS_MAX {
             let group = self
                 .group(key.rule, key.window, Claim::Peer, now)
@@ -383,7 +378,6 @@ impl Counters {
             rights: Rights::default(),
             sample_cursor: AtomicU32::new(0),
             sweep_cursor: AtomicU32::new(0),
-            latest: AtomicU64::new(0),
         }
     }
 
@@ -414,7 +408,6 @@ impl Counters {
         if claim == Claim::Peer {
             return self.groups.find_or_insert(rule, window, claim, now);
         }
-        self.note_time(now);
         self.sweep_ended(now.minus(SWEEP_GRACE), SWEEP_SLOTS);
         self.groups.find_or_insert(rule, window, claim, now).or_else(|| {
             self.sweep_ended(now, u32::MAX);

@@ -94,7 +94,7 @@ fn however_threads_spend_give_and_receive_no_more_is_consumed_than_was_allowed()
     // Neither spenders nor givers take more than about this, so that it does not matter who runs first.
     const EACH: u64 = RAISED_TO / 3;
     let (table, _) = bounded(64, 0);
-    let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+    let row = table.counters.find_or_insert(&row_key(1), NOW).unwrap();
     let ledger = Ledger::default();
     together(|at| {
         let mut step = 0;
@@ -152,7 +152,7 @@ fn rights_that_two_replicas_pass_to_and_fro_under_load_add_up_to_the_limit() {
     let replicas = [bounded(64, SHARE).0, bounded(64, SHARE).0];
     let rows = replicas
         .each_ref()
-        .map(|table| table.counters.find_or_insert(&row_key(1)).unwrap());
+        .map(|table| table.counters.find_or_insert(&row_key(1), NOW).unwrap());
     let spent = AtomicU64::new(0);
     let passed = AtomicU64::new(0);
     together(|at| {
@@ -183,7 +183,7 @@ fn rights_that_two_replicas_pass_to_and_fro_under_load_add_up_to_the_limit() {
 fn the_last_right_goes_to_one_of_two_that_give_it_at_once() {
     const RAISED_TO: u64 = 300_000;
     let (table, _) = bounded(64, 0);
-    let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+    let row = table.counters.find_or_insert(&row_key(1), NOW).unwrap();
     let done = AtomicBool::new(false);
     let give = || table.counters.take_rights(row, 1).unwrap();
     // No more threads than cores: both see each right as it comes.
@@ -262,7 +262,7 @@ fn a_row_whose_first_answer_was_overtaken_by_the_roster_asks_again() {
                 .reassess(table.group.window.start, |_, _| panic!("it is in no list yet"));
             deciding.wait();
         });
-        table.counters.find_or_insert(&row_key(1)).unwrap();
+        table.counters.find_or_insert(&row_key(1), NOW).unwrap();
     });
     assert_eq!(table.view(1).unwrap().allowance, 5);
 }
@@ -278,7 +278,7 @@ fn a_row_made_while_the_roster_decides_gets_its_share() {
                     table.counters.reassess(table.group.window.start, |_, _| 5);
                 }
                 let n = n + 20 * at as u64;
-                let row = table.counters.find_or_insert(&row_key(n));
+                let row = table.counters.find_or_insert(&row_key(n), NOW);
                 assert!(row.is_ok());
             }
         });
@@ -316,7 +316,7 @@ fn reassess(table: &Table, start: u64, allowance: u64) -> usize {
 #[test]
 fn reassessing_reaches_rows_of_that_start_that_had_no_share_and_lowers_nothing() {
     let (table, shares) = bounded(64, 0);
-    let make = |key| table.counters.find_or_insert(&key).unwrap();
+    let make = |key| table.counters.find_or_insert(&key, NOW).unwrap();
     let former = |start| RowKey {
         window: window(start),
         ..row_key(1)
@@ -349,8 +349,8 @@ fn more_rows_than_can_be_listed_are_all_reached() {
     const ROWS: u64 = 3_000;
     let (table, _) = bounded(16_384, 0);
     for n in 0..ROWS {
-        table.counters.find_or_insert(&row_key(n)).unwrap();
-        table.counters.find_or_insert(&later(n)).unwrap();
+        table.counters.find_or_insert(&row_key(n), NOW).unwrap();
+        table.counters.find_or_insert(&later(n), NOW).unwrap();
     }
     for (start, allowance) in [(60_000, 5), (61_000, 6)] {
         assert!(reassess(&table, start, allowance) as u64 >= ROWS);
@@ -367,7 +367,7 @@ fn more_rows_than_can_be_listed_are_all_reached() {
         window: window(62_000),
         ..row_key(1)
     };
-    table.counters.find_or_insert(&third).unwrap();
+    table.counters.find_or_insert(&third, NOW).unwrap();
     assert_eq!(reassess(&table, 62_000, 7), 1);
 }
 
@@ -377,9 +377,11 @@ fn bounded_rows_are_kept_until_their_window_ends_and_then_never_get_rights_again
     for n in 0..64 {
         assert!(admits(&table, n, 1));
     }
-    // Nobody makes room: not a request, and not a peer.
+    // Nobody makes room: not a request, and not a peer, be its clock ahead and in the next window.
     assert_eq!(offer(&table, 64, 1), Offer::Gone);
-    assert_eq!(table.counters.find_or_insert(&row_key(64)), Err(TableFull));
+    for key in [row_key(64), later(64)] {
+        assert_eq!(table.counters.find_or_insert(&key, NOW), Err(TableFull));
+    }
     assert!((0..64).all(|n| table.view(n).unwrap().own == 1));
     assert_eq!(table.counters.stats().evicted, 0);
     // Their window over, they do.
@@ -392,7 +394,7 @@ fn bounded_rows_are_kept_until_their_window_ends_and_then_never_get_rights_again
     table.counters.raise_allowance(late, 3);
     assert_eq!(table.counters.view(late).unwrap().allowance, 0);
     // The next window begins with its share.
-    let row = table.counters.find_or_insert(&later(1)).unwrap();
+    let row = table.counters.find_or_insert(&later(1), NOW).unwrap();
     assert_eq!(table.counters.view(row).unwrap().allowance, 3);
 }
 
@@ -421,7 +423,7 @@ fn under_threads_that_make_and_sweep_rows_no_key_spends_more_than_its_share() {
 #[test]
 fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
     let (table, _) = bounded(64, 3);
-    let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+    let row = table.counters.find_or_insert(&row_key(1), NOW).unwrap();
     assert!(table.counters.want(Short { row, hits: 2 }));
     assert_eq!(table.counters.take_rights(row, 2), Some(2));
     assert_eq!(
@@ -436,7 +438,7 @@ fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
     assert_eq!(table.counters.take_rights(row, 1), None);
     // Until all slots have had another tenant.
     for n in 0..64 {
-        table.counters.find_or_insert(&later(n)).unwrap();
+        table.counters.find_or_insert(&later(n), NOW).unwrap();
     }
     table.counters.raise_allowance(row, 9);
     table.counters.replace_peers(row, 9);
@@ -449,7 +451,7 @@ fn what_comes_late_for_a_row_that_is_gone_changes_no_other() {
 #[test]
 fn the_list_of_wanted_rows_is_bounded_and_in_order() {
     let (table, _) = bounded(64, 0);
-    let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+    let row = table.counters.find_or_insert(&row_key(1), NOW).unwrap();
     let wanted = |hits| table.counters.want(Short { row, hits });
     let taken = (1..).take_while(|hits| wanted(*hits)).count() as u64;
     assert!((1_000..100_000).contains(&taken), "{taken}");

@@ -122,7 +122,7 @@ proptest! {
                 Op::Peers { key, sum } => {
                     let row = model.entry(key).or_default();
                     row.peers = row.peers.max(sum.cast_signed());
-                    table.counters.store_peers(table.counters.find_or_insert(&row_key(key)).unwrap(), sum);
+                    table.counters.store_peers(table.counters.find_or_insert(&row_key(key), NOW).unwrap(), sum);
                 }
                 Op::Published { key } => {
                     if let Some(row) = model.get_mut(&key) {
@@ -201,7 +201,7 @@ proptest! {
                 other.apply(Dot::new(replica, told));
                 merged.merge(other);
                 *known = told.max(*known);
-                let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+                let row = table.counters.find_or_insert(&row_key(1), NOW).unwrap();
                 table.counters.store_peers(row, rows.values().sum());
             }
             let view = table.view(1).unwrap();
@@ -329,15 +329,18 @@ fn a_row_that_peers_told_of_evicts_none_that_counted_here() {
     for n in 0..64 {
         assert!(taken(table.offer(n, 1, 10)).is_some());
     }
-    assert_eq!(table.counters.find_or_insert(&row_key(64)), Err(TableFull));
-    assert_eq!(table.counters.stats().refused, 1);
+    assert_eq!(table.counters.find_or_insert(&row_key(64), NOW), Err(TableFull));
     assert!((0..64).all(|n| table.view(n).unwrap().own == 1));
-    // Once the window is over, its rows may go.
+    // Nor does one of the next window, which a peer speaks of whose clock is ahead.
     let next = RowKey {
         window: window(61_000),
         ..row_key(64)
     };
-    let row = table.counters.find_or_insert(&next).unwrap();
+    assert_eq!(table.counters.find_or_insert(&next, NOW), Err(TableFull));
+    assert_eq!(table.counters.stats().evicted, 0);
+    // Once the window is over here, its rows may go.
+    let over = table.group.window.end;
+    let row = table.counters.find_or_insert(&next, over).unwrap();
     assert_eq!(table.counters.view(row).unwrap().key, next);
     assert_eq!(table.counters.stats().evicted, 1);
 }
@@ -369,7 +372,7 @@ fn a_node_without_traffic_still_lets_go_of_ended_groups() {
             window: window(second * 1000),
             ..row_key(1)
         };
-        let row = counters.find_or_insert(&key).unwrap();
+        let row = counters.find_or_insert(&key, key.window.start).unwrap();
         counters.forget(row);
     }
     assert!(counters.stats().groups < 4);
@@ -378,7 +381,7 @@ fn a_node_without_traffic_still_lets_go_of_ended_groups() {
 #[test]
 fn rows_of_rules_unknown_here_are_kept_and_replicated() {
     let table = Table::new(64);
-    let row = table.counters.find_or_insert(&row_key(1)).unwrap();
+    let row = table.counters.find_or_insert(&row_key(1), NOW).unwrap();
     table.counters.store_peers(row, 5);
     let view = table.counters.view(row).unwrap();
     assert_eq!((view.limit, view.replicated, view.peers), (None, true, 5));

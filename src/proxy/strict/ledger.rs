@@ -29,6 +29,7 @@ pub(in crate::proxy) struct Ledger {
     /// Bytes of bodies; wraps.
     body_bytes: AtomicU32,
     is_lingering: AtomicBool,
+    is_cut: AtomicBool,
     /// Control frames that HTTP/2 still has to its credit.
     spent: AtomicU32,
 }
@@ -60,6 +61,7 @@ impl Default for Ledger {
             is_in_body: AtomicBool::new(false),
             body_bytes: AtomicU32::new(0),
             is_lingering: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             spent: AtomicU32::new(0),
         }
     }
@@ -179,6 +181,16 @@ impl Ledger {
     /// The response is sent; what comes now is discarded.
     pub(in crate::proxy) fn linger(&self) {
         self.is_lingering.store(true, Relaxed);
+    }
+
+    /// The connection ends now, whatever has not been taken of it.
+    pub(in crate::proxy) fn cut(&self) {
+        self.is_cut.store(true, Relaxed);
+    }
+
+    /// Whether the connection ends without waiting for what has not been taken.
+    pub(in crate::proxy) fn is_cut(&self) -> bool {
+        self.is_cut.load(Relaxed)
     }
 
     /// Control frames that were not made up for.

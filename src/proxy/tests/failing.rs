@@ -19,13 +19,13 @@ async fn malformed_and_unwanted_requests_are_refused_before_the_upstream() {
         ),
         (
             "GET /api/../x HTTP/1.1\r\nHost: a\r\n\r\n",
-            400,
-            "the request's path has dot segments",
+            404,
+            "no Route matched with those values",
         ),
         (
-            "GET /api/%2e%2E/x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /api/%2e%2E%2fx HTTP/1.1\r\nHost: a\r\n\r\n",
             400,
-            "the request's path has dot segments",
+            "the request's path has an encoded slash or backslash",
         ),
         ("GET /api HTTP/1.1\r\n\r\n", 400, "the request has no Host"),
         (

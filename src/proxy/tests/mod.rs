@@ -1,10 +1,15 @@
 //! Tests of the whole request path: a proxy in this process, real sockets, scripted upstreams.
 
+mod examples;
 mod failing;
 mod limiting;
 mod passing;
+mod proxy_protocol;
+mod routing;
 mod stopping;
 mod strict;
+mod tls;
+mod tls_clients;
 mod waiting;
 
 use std::future::Future;
@@ -13,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{OnDue, Proxy, ProxyShared, ProxySnapshot};
@@ -51,11 +56,11 @@ impl Gateway {
             Some(rest) => format!("{head}{rest}"),
             None => format!("{head}{yaml}"),
         };
-        Self::start_whole(&yaml, on_due)
+        Self::run(&yaml, on_due)
     }
 
-    /// A gateway for a whole configuration.
-    fn start_whole(yaml: &str, on_due: OnDue) -> Self {
+    /// Runs what a whole configuration says.
+    fn run(yaml: &str, on_due: OnDue) -> Self {
         let config = Config::from_yaml("test", yaml).unwrap_or_else(|errors| panic!("{errors}"));
         let limiter = Limiter::new(
             config.limits.rules.clone(),
@@ -94,9 +99,9 @@ impl Gateway {
     }
 }
 
-/// One end of a raw HTTP/1.1 connection.
-struct Peer {
-    stream: TcpStream,
+/// One end of a raw HTTP/1.1 connection, over TCP or TLS.
+struct Peer<S = TcpStream> {
+    stream: S,
     unread: Vec<u8>,
 }
 
@@ -135,8 +140,8 @@ impl Message {
     }
 }
 
-impl Peer {
-    fn new(stream: TcpStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    fn new(stream: S) -> Self {
         Self {
             stream,
             unread: Vec::new(),

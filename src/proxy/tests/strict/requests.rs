@@ -417,7 +417,7 @@ async fn the_example_of_the_documentation_runs_with_its_limits() {
     let yaml = include_str!("../../../../docs/examples/http.yaml")
         .replace("127.0.0.1:8000", "127.0.0.1:0")
         .replace("127.0.0.1:9000", &recorder.upstream.address.to_string());
-    let gateway = Gateway::start_whole(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
+    let gateway = Gateway::run(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
     let post = |length: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
     within(async {
         let whole = format!("{}{}", post(1 << 20), "x".repeat(1 << 20));
