@@ -9,13 +9,9 @@ use super::layer::Layer;
 use super::listeners::{ListenerConfig, check_trust, clash};
 use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong};
-use super::syntax::{
-    cluster_id, log_filter, network, overflow, path, reachable, secret_text, seed, sync_mode,
-};
-use super::{
-    AdminConfig, ClientIpHeader, ClusterConfig, Config, LimitsConfig, LogConfig, ProxyConfig, SyncConfig,
-};
-use super::{access_log, bounded, clients, defaults, listeners, traffic};
+use super::syntax::{cluster_id, log_filter, overflow, path, reachable, secret_text, seed, sync_mode};
+use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, SyncConfig};
+use super::{access_log, bounded, clients, defaults, listeners, proxy, traffic};
 use crate::limit::significance::Significance;
 use crate::limit::{IpPrefixes, Overflow, SyncMode};
 use crate::replica::NodeId;
@@ -49,7 +45,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let bounded = bounded::read(&mut root, &cluster, &sync, &report);
     let (max_keys, hide_headers, overflow, ip_prefixes) = limits(&mut root);
     let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
-    let proxy = proxy(&mut root, surroundings);
+    let proxy = proxy::read(&mut root, surroundings);
     let access_log = access_log::read(&mut root);
     check_trust(&listen, &proxy, &report);
     let log = log(&mut root);
@@ -252,48 +248,6 @@ fn limits(root: &mut Section<'_>) -> (u32, bool, Overflow, IpPrefixes) {
     let ip_prefixes = clients::ip_prefixes(&mut section);
     section.finish();
     (max_keys, hide_headers, overflow, ip_prefixes)
-}
-
-fn proxy(root: &mut Section<'_>, surroundings: &Surroundings) -> ProxyConfig {
-    let mut section = root.section("proxy");
-    let processors = surroundings.processors.unwrap_or(1).clamp(1, 256);
-    let trusted = section.values("trusted_proxies", network);
-    let proxy = ProxyConfig {
-        workers: section.value_or("workers", integer(1..=256), processors),
-        // hyper refuses a buffer under 8 KiB.
-        header_bytes_max: section.value_or(
-            "header_bytes_max",
-            integer(8192..=1 << 20),
-            defaults::HEADER_BYTES_MAX,
-        ),
-        headers_max: section.value_or("headers_max", integer(8..=1000), defaults::HEADERS_MAX),
-        header_read_timeout: section.value_or(
-            "header_read_timeout",
-            duration(millis(100)..=millis(300_000)),
-            defaults::HEADER_READ_TIMEOUT,
-        ),
-        connections_max: section.value_or(
-            "connections_max",
-            integer(1..=1_000_000),
-            defaults::CONNECTIONS_MAX,
-        ),
-        trusted_proxies: trusted.map_or(Vec::new(), |list| {
-            list.value.into_iter().map(|found| found.value).collect()
-        }),
-        client_ip_header: section.value_or(
-            "client_ip_header",
-            clients::client_ip_header,
-            ClientIpHeader::default(),
-        ),
-        drain_timeout: section.value_or(
-            "drain_timeout",
-            duration(Duration::ZERO..=millis(3_600_000)),
-            defaults::DRAIN_TIMEOUT,
-        ),
-        debug_headers: section.value_or("debug_headers", boolean, false),
-    };
-    section.finish();
-    proxy
 }
 
 fn log(root: &mut Section<'_>) -> LogConfig {

@@ -114,6 +114,24 @@ pub(super) const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Browsers send about twenty; hyper's own default.
 pub(super) const HEADERS_MAX: usize = 100;
 
+/// Room for the links that single sign-on makes; RFC 9112 §3 asks for 8,000 at least, nginx gives 8,192.
+pub(super) const REQUEST_LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Half of what nginx gives a client that sends nothing; what it sends in that time has to reach the rate below.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes a second, as Kestrel has it: below what a modem of 2400 baud sends, and far above a slow attack.
+pub(super) const BODY_RATE_MIN: u32 = 240;
+
+/// What nginx gives a client that does not take its response.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What nginx gives a client between requests.
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// What HAProxy's manual sets: a tunnel may be silent for long, and none of its ends can be asked.
+pub(super) const TUNNEL_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// A head arrives in one packet; ten seconds are for bad radio, not for Slowloris.
 pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 

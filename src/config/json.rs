@@ -35,7 +35,7 @@ impl Config {
             "upstreams": self.upstreams.iter().map(UpstreamConfig::to_json).collect::<Value>(),
             "routing": self.routing.to_json(),
             "routes": self.routes.iter().map(RouteConfig::to_json).collect::<Value>(),
-            "proxy": self.proxy_json(),
+            "proxy": self.proxy.to_json(),
             "access_log": self.access_log.to_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
@@ -68,21 +68,6 @@ impl Config {
             "datagram_bytes": sync.datagram_bytes,
             "frame_version": sync.frame_version,
             "max_clock_skew": text(sync.max_clock_skew),
-        })
-    }
-
-    fn proxy_json(&self) -> Value {
-        let proxy = &self.proxy;
-        json!({
-            "workers": proxy.workers,
-            "header_bytes_max": proxy.header_bytes_max,
-            "headers_max": proxy.headers_max,
-            "header_read_timeout": text(proxy.header_read_timeout),
-            "connections_max": proxy.connections_max,
-            "trusted_proxies": proxy.trusted_proxies,
-            "client_ip_header": proxy.client_ip_header.name(),
-            "drain_timeout": text(proxy.drain_timeout),
-            "debug_headers": proxy.debug_headers,
         })
     }
 }

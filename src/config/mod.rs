@@ -19,6 +19,7 @@ mod identity;
 mod json;
 mod layer;
 mod listeners;
+mod proxy;
 mod read;
 mod routes;
 mod scalars;
@@ -46,6 +47,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
+pub use proxy::ProxyConfig;
 pub use routes::{
     FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
     PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
@@ -209,29 +211,6 @@ pub struct LimitsConfig {
     pub ip_prefixes: IpPrefixes,
     /// The rules.
     pub rules: Vec<Rule>,
-}
-
-/// Bounds and timeouts of the request path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyConfig {
-    /// Worker threads, each with its own listener and upstream pools.
-    pub workers: usize,
-    /// Largest request head in bytes.
-    pub header_bytes_max: usize,
-    /// Most request headers.
-    pub headers_max: usize,
-    /// Longest wait for a request head.
-    pub header_read_timeout: Duration,
-    /// Most connections per node; more wait in the kernel's backlog.
-    pub connections_max: usize,
-    /// Addresses whose forwarding headers and PROXY headers are believed.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// The header by which they say whom they speak for.
-    pub client_ip_header: ClientIpHeader,
-    /// How long a stop waits for what is in flight.
-    pub drain_timeout: Duration,
-    /// Adds `X-Weir-Node` and `X-Weir-Window` to responses: for tests and demonstrations.
-    pub debug_headers: bool,
 }
 
 /// Logging.

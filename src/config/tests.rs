@@ -17,6 +17,7 @@ const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const THREE_NODES: &str = include_str!("../../docs/examples/three-nodes.yaml");
 const UPSTREAMS: &str = include_str!("../../docs/examples/upstreams.yaml");
 const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
+const HTTP: &str = include_str!("../../docs/examples/http.yaml");
 const ROUTING: &str = include_str!("../../docs/examples/routing.yaml");
 const TLS: &str = include_str!("../../docs/examples/tls.yaml");
 const CLIENTS: &str = include_str!("../../docs/examples/clients.yaml");
@@ -51,7 +52,16 @@ fn an_alias_stands_for_its_value() {
 
 #[test]
 fn the_examples_load_and_read_back_from_their_json() {
-    for text in [MINIMAL, THREE_NODES, ROUTES, ROUTING, UPSTREAMS, TLS, CLIENTS] {
+    for text in [
+        MINIMAL,
+        THREE_NODES,
+        ROUTES,
+        HTTP,
+        ROUTING,
+        UPSTREAMS,
+        TLS,
+        CLIENTS,
+    ] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();
         let json = config.to_json().to_string();

@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::access_log::Entry;
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
+use super::strict::drop_untrusted_trailers;
 use super::upstream::{Lease, Overdue, Replay, Watch};
 
 /// The body of a request as it goes upstream.
@@ -99,12 +100,14 @@ impl Body for RequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Streamed(incoming, progress) => {
-                let polled = Pin::new(incoming).poll_frame(cx);
+                let mut polled = Pin::new(incoming).poll_frame(cx);
+                drop_untrusted(&mut polled);
                 progress.note(&polled);
                 polled.map_err(BodyError::Http)
             }
             Self::Replayed(replay, progress) => {
-                let polled = Pin::new(replay).poll_frame(cx);
+                let mut polled = Pin::new(replay).poll_frame(cx);
+                drop_untrusted(&mut polled);
                 if !matches!(polled, Poll::Ready(Some(Err(BodyError::Superseded)))) {
                     progress.note(&polled);
                 }
@@ -127,6 +130,15 @@ impl Body for RequestBody {
             Self::Streamed(incoming, _) => incoming.size_hint(),
             Self::Replayed(replay, _) => replay.size_hint(),
         }
+    }
+}
+
+/// Trailers say nothing that Weir vouches for in the head.
+fn drop_untrusted<E>(polled: &mut Poll<Option<Result<Frame<Bytes>, E>>>) {
+    if let Poll::Ready(Some(Ok(frame))) = polled
+        && let Some(trailers) = frame.trailers_mut()
+    {
+        drop_untrusted_trailers(trailers);
     }
 }
 

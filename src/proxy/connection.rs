@@ -1,25 +1,26 @@
 //! One client connection: which HTTP it speaks, its requests, a tunnel if it becomes one, and its end.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::forwarding::Peer;
 use super::listener::Terms;
 use super::metrics::Shard;
+use super::pace::{Allowed, Finding, Pace};
 use super::preface::{Prefixed, read_preface};
 use super::service;
+use super::strict::{ClientSlot, FrameGuard, Guard, Ledger, Limits, Violation, Watched};
 use super::transport::establish;
 use super::worker::{Registered, Worker};
 use crate::config::ProxyConfig;
@@ -30,6 +31,15 @@ const BUFFER_BYTES_MIN: usize = 64 * 1024;
 const INLINE_HEADERS: usize = 100;
 /// Most concurrent requests of one HTTP/2 connection: the least that RFC 9113 §6.5.2 recommends.
 const STREAMS_MAX: u32 = 100;
+/// Most resets of HTTP/2 streams for faults of the client before its connection ends. hyper allows 1,024;
+/// no client that works has any ("MadeYouReset", CVE-2025-8671).
+const FAULTS_MAX: usize = 100;
+/// Most bytes of one HTTP/2 stream's response kept for a client that does not take them.
+const SEND_BYTES_MAX: usize = 128 * 1024;
+/// How often a client with HTTP/2 requests under way is asked whether it is still there, and how long it
+/// may take to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the worker tells a connection. Later ones override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,15 +52,6 @@ pub(super) enum Signal {
     Expire,
 }
 
-/// How long a connection may be without a request, in ticks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Quiet {
-    /// While a request head is awaited or arriving.
-    pub(super) head_ticks: u32,
-    /// Between requests.
-    pub(super) idle_ticks: u32,
-}
-
 /// A client connection, as its requests and its worker see it.
 pub(super) struct Connection {
     worker: Rc<Worker>,
@@ -61,16 +62,10 @@ pub(super) struct Connection {
     signal: Cell<Signal>,
     waker: RefCell<Option<Waker>>,
     in_flight: Cell<u32>,
-    /// The tick at which the last request ended, or the connection began.
-    quiet_since: Cell<u32>,
-    /// The last request has ended, not the first one been awaited.
-    has_served: Cell<bool>,
-    /// Counts reads that brought bytes; hyper wants streams that could change threads, hence atomic.
-    reads: Arc<AtomicU32>,
-    reads_when_quiet: Cell<u32>,
-    /// The tick at which a request head was seen arriving.
-    head_since: Cell<Option<u32>>,
-    is_http2: Cell<bool>,
+    /// Requests begun.
+    requests: Cell<u32>,
+    pace: Pace,
+    ledger: Arc<Ledger>,
     tunnel: RefCell<Option<Tunnel>>,
 }
 
@@ -84,18 +79,15 @@ pub(super) struct Tunnel {
 impl Connection {
     pub(super) fn new(worker: Rc<Worker>, peer: Peer) -> Self {
         Self {
-            quiet_since: Cell::new(worker.ticks.now()),
+            pace: Pace::new(worker.ticks.now()),
             worker,
             socket_peer: peer,
             peer: OnceCell::new(),
             signal: Cell::new(Signal::Serve),
             waker: RefCell::new(None),
             in_flight: Cell::new(0),
-            has_served: Cell::new(false),
-            reads: Arc::default(),
-            reads_when_quiet: Cell::new(0),
-            head_since: Cell::new(None),
-            is_http2: Cell::new(false),
+            requests: Cell::new(0),
+            ledger: Arc::default(),
             tunnel: RefCell::new(None),
         }
     }
@@ -111,7 +103,7 @@ impl Connection {
     /// Says who the client turned out to be, now that HTTP can begin: the time for a request head starts anew.
     pub(super) fn establish(&self, peer: Peer) {
         if self.peer.set(peer).is_ok() {
-            self.quiet_since.set(self.worker.ticks.now());
+            self.pace.begins(self.worker.ticks.now());
         }
     }
 
@@ -119,50 +111,69 @@ impl Connection {
     pub(super) fn signal(&self, signal: Signal) {
         if signal > self.signal.get() {
             self.signal.set(signal);
-            self.waker.borrow().iter().for_each(Waker::wake_by_ref);
+            self.wake();
         }
     }
 
-    /// Ends the connection if it has been without a request for longer than `quiet` allows.
-    pub(super) fn check_quiet(&self, quiet: Quiet) {
-        if self.in_flight.get() > 0 {
-            return;
+    fn wake(&self) {
+        self.waker.borrow().iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Counts this among its client's connections; `None` when it has too many. A trusted proxy speaks for
+    /// many clients, and has no limit.
+    fn slot(&self) -> Option<Option<ClientSlot>> {
+        let slots = self.worker.shared.client_slots().filter(|_| !self.peer().trusted);
+        match slots {
+            None => Some(None),
+            Some(slots) => slots.take(self.peer().address).map(Some),
         }
+    }
+
+    /// Ends the connection if it does not move as `allowed`; to be called at each tick.
+    pub(super) fn check(&self, allowed: &Allowed) {
         let now = self.worker.ticks.now();
-        let silence = now.wrapping_sub(self.quiet_since.get());
-        // HTTP/2 also reads frames that begin no request.
-        let head_arrives = !self.is_http2.get() && self.reads.load(Relaxed) != self.reads_when_quiet.get();
-        let allowed = if self.has_served.get() {
-            quiet.idle_ticks
-        } else {
-            quiet.head_ticks
-        };
-        if self.has_served.get() && head_arrives {
-            let since = self.head_since.get().unwrap_or(now);
-            self.head_since.set(Some(since));
-            if now.wrapping_sub(since) > quiet.head_ticks {
+        match self.pace.check(&self.ledger, self.in_flight.get(), now, allowed) {
+            Finding::Fine => {}
+            Finding::Idle => self.signal(Signal::Drain),
+            Finding::Stuck => {
+                self.ledger.cut();
                 self.signal(Signal::Expire);
             }
-        } else if silence > allowed.saturating_add(quiet.head_ticks) {
-            self.signal(Signal::Expire);
-        } else if silence > allowed {
-            // Politely first: HTTP/2 announces the last request that it will answer.
-            self.signal(if self.has_served.get() {
-                Signal::Drain
-            } else {
-                Signal::Expire
-            });
+            Finding::SlowBody => {
+                self.ledger.break_off(Violation::BodyTooSlow);
+                self.wake();
+            }
+        }
+    }
+
+    /// Why the next request is refused, if the guard around the connection says so.
+    pub(super) fn next_refusal(&self) -> Option<Violation> {
+        self.requests.set(self.requests.get().wrapping_add(1));
+        self.ledger.refusal(self.requests.get())
+    }
+
+    /// A part of a response body waits for the client, or waits no more.
+    pub(super) fn body_waits(&self, waits: bool) {
+        self.pace.body_waits(waits, self.worker.ticks.now());
+    }
+
+    /// A request has been answered, without a switch of protocols.
+    pub(super) fn decline_upgrade(&self) {
+        if self.ledger.decline_upgrade() {
+            self.wake();
         }
     }
 
     /// Makes the connection a tunnel once its response has switched protocols.
     pub(super) fn become_tunnel(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
+        self.ledger.accept_upgrade();
+        self.pace.is_tunnel(self.worker.ticks.now());
     }
 
-    /// Counts reads that brought bytes.
-    pub(super) fn reads(&self) -> &Arc<AtomicU32> {
-        &self.reads
+    /// What the guard around the connection knows.
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// What the worker has signalled; the task that asks is woken by the next signal.
@@ -194,10 +205,8 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let connection = &self.0;
         connection.in_flight.set(connection.in_flight.get() - 1);
-        connection.quiet_since.set(connection.worker.ticks.now());
-        connection.has_served.set(true);
-        connection.head_since.set(None);
-        connection.reads_when_quiet.set(connection.reads.load(Relaxed));
+        let now = connection.worker.ticks.now();
+        connection.pace.request_ended(&connection.ledger, now);
         connection.worker.shard().in_flight.sub(1);
     }
 }
@@ -208,23 +217,44 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<T
     let Some(stream) = establish(connection, stream, &terms).await else {
         return;
     };
+    let Some(_slot) = connection.slot() else {
+        return;
+    };
     let Some(io) = read_preface(connection, stream).await else {
         return;
     };
     let config = &connection.worker.shared.config().proxy;
     let answering = Rc::clone(connection);
-    let service = service_fn(move |request| service::answer(Rc::clone(&answering), request));
+    let service = service_fn(move |request| {
+        let connection = Rc::clone(&answering);
+        async move {
+            let response = service::answer(Rc::clone(&connection), request).await?;
+            Answered::Ok(response.map(|body| Watched::new(body, connection)))
+        }
+    });
+    let ledger = Arc::clone(&connection.ledger);
     if io.is_http2() {
-        connection.is_http2.set(true);
+        connection.pace.is_http2();
         let builder = http2_builder(config);
-        drive(connection, builder.serve_connection(io, service)).await;
+        let http = builder.serve_connection(FrameGuard::new(io, ledger), service);
+        drive(connection, http).await;
     } else {
+        let io = Guard::new(io, request_limits(config), ledger);
         let builder = http1_builder(config);
         drive(connection, builder.serve_connection(io, service).with_upgrades()).await;
     }
     let tunnel = connection.tunnel.take();
     if let Some(tunnel) = tunnel {
-        pass_through(tunnel).await;
+        pass_through(connection, tunnel).await;
+    }
+}
+
+fn request_limits(config: &ProxyConfig) -> Limits {
+    Limits {
+        request_line_bytes_max: config.request_line_bytes_max,
+        head_bytes_max: config.header_bytes_max,
+        fields_max: config.headers_max,
+        body_bytes_max: config.body_bytes_max.unwrap_or(u64::MAX),
     }
 }
 
@@ -244,6 +274,11 @@ fn http1_builder(config: &ProxyConfig) -> http1::Builder {
 fn http2_builder(config: &ProxyConfig) -> http2::Builder<LocalExecutor> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_local_error_reset_streams(FAULTS_MAX)
+        .max_send_buf_size(SEND_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
     builder
@@ -254,7 +289,7 @@ trait Drainable: Future {
     fn drain(self: Pin<&mut Self>);
 }
 
-impl<S, B> Drainable for http1::UpgradeableConnection<Prefixed, S>
+impl<S, B> Drainable for http1::UpgradeableConnection<Guard<Prefixed>, S>
 where
     Self: Future,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
@@ -267,7 +302,7 @@ where
     }
 }
 
-impl<S, B> Drainable for http2::Connection<Prefixed, S, LocalExecutor>
+impl<S, B> Drainable for http2::Connection<FrameGuard<Prefixed>, S, LocalExecutor>
 where
     Self: Future,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
@@ -303,19 +338,28 @@ async fn drive<C: Drainable>(connection: &Connection, http: C) {
     .await;
 }
 
-/// Copies bytes both ways until both sides have ended.
-async fn pass_through(tunnel: Tunnel) {
+/// Copies bytes both ways until both sides have ended, or neither has said anything for too long.
+async fn pass_through(connection: &Connection, tunnel: Tunnel) {
     let Tunnel {
         client,
         upstream,
         in_flight,
     } = tunnel;
-    if let Ok((client, upstream)) = tokio::try_join!(client, upstream) {
+    let mut passing = pin!(async {
+        let Ok((client, upstream)) = tokio::try_join!(client, upstream) else {
+            return;
+        };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
         if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
             tracing::debug!(%error, "tunnel ended");
         }
-    }
+    });
+    // What drops at the end of this holds both connections.
+    poll_fn(|cx| match connection.attend(cx) {
+        Signal::Expire => Poll::Ready(()),
+        _ => passing.as_mut().poll(cx),
+    })
+    .await;
     drop(in_flight);
 }
 
@@ -333,5 +377,6 @@ where
     }
 }
 
-/// What a service answers: every failure has become a response.
-pub(super) type Answered<T> = Result<T, Infallible>;
+/// What a service answers: every failure has become a response, but for HTTP/2 requests so malformed that
+/// their stream is reset.
+pub(super) type Answered<T> = Result<T, h2::Error>;

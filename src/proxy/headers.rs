@@ -118,12 +118,6 @@ pub(super) fn transfer_coding_is_known(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether `host` has the characters of `host [":" port]` (RFC 3986 §3.2.2) only.
-pub(super) fn host_is_valid(host: &[u8]) -> bool {
-    let valid = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(b);
-    !host.is_empty() && host.iter().all(valid)
-}
-
 /// The fields that `Connection` nominates, without those that are meant for all recipients or that hops
 /// before this one vouch with: a client must not be able to strip them.
 fn nominated(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {

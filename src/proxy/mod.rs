@@ -19,11 +19,13 @@ mod forwarding;
 mod headers;
 mod listener;
 mod metrics;
+mod pace;
 mod preface;
 pub mod proxy_protocol;
 mod respond;
 mod route;
 mod service;
+pub mod strict;
 mod tls;
 mod transport;
 mod upstream;
@@ -49,6 +51,7 @@ use crate::limit::{IdentityHasher, Limiter};
 use charge::ChargePlan;
 use listener::Terms;
 use route::{Hit, RouteState, Router, Wanted};
+use strict::ClientSlots;
 use upstream::{Attendance, Upstreams};
 use worker::Worker;
 
@@ -86,6 +89,7 @@ pub struct ProxyShared {
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
     access_log: Option<Arc<AccessLog>>,
+    client_slots: Option<Arc<ClientSlots>>,
 }
 
 impl ProxyShared {
@@ -111,6 +115,7 @@ impl ProxyShared {
             metrics: Arc::new(metrics),
             header_names: limiter.header_names(),
             node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
+            client_slots: ClientSlots::new(config.proxy.connections_per_client_max),
             connection_slots: Arc::new(Semaphore::new(
                 config.proxy.connections_max.clamp(1, Semaphore::MAX_PERMITS),
             )),
@@ -167,6 +172,10 @@ impl ProxyShared {
 
     fn connection_slots(&self) -> &Arc<Semaphore> {
         &self.connection_slots
+    }
+
+    fn client_slots(&self) -> Option<&Arc<ClientSlots>> {
+        self.client_slots.as_ref()
     }
 
     fn announce(&self) -> Announced {

@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -13,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 
 use super::connection::{Connection, Signal};
+use super::strict::Ledger;
 use super::transport::ClientStream;
 
 /// What a client that speaks HTTP/2 from the start sends first (RFC 9113 §3.4).
@@ -44,13 +44,13 @@ pub(super) async fn read_preface(connection: &Connection, mut stream: ClientStre
         return None;
     }
     let stream = TokioIo::new(stream);
-    let reads = Arc::clone(connection.reads());
+    let ledger = Arc::clone(connection.ledger());
     Some(Prefixed {
         prefix,
         length: length.get(),
         taken: 0,
         stream,
-        reads,
+        ledger,
     })
 }
 
@@ -60,13 +60,21 @@ pub(super) struct Prefixed {
     length: usize,
     taken: usize,
     stream: TokioIo<ClientStream>,
-    reads: Arc<AtomicU32>,
+    ledger: Arc<Ledger>,
 }
 
 impl Prefixed {
     /// The client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.prefix == *PREFACE && self.length == PREFACE.len()
+    }
+}
+
+impl Drop for Prefixed {
+    fn drop(&mut self) {
+        if self.ledger.is_cut() {
+            self.stream.inner().reset_at_end();
+        }
     }
 }
 
@@ -80,8 +88,7 @@ impl Read for Prefixed {
         if left.is_empty() {
             let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
             if polled.is_ready() {
-                let reads = self.reads.load(Relaxed);
-                self.reads.store(reads.wrapping_add(1), Relaxed);
+                self.ledger.count_read();
             }
             return polled;
         }
@@ -101,7 +108,9 @@ impl Read for Prefixed {
 
 impl Write for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.ledger.count_write(polled.is_ready());
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -121,6 +130,8 @@ impl Write for Prefixed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.ledger.count_write(polled.is_ready());
+        polled
     }
 }

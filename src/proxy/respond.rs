@@ -9,6 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::connection::InFlight;
+use super::strict::Violation;
 use super::upstream::UpstreamError;
 
 /// Why Weir answers a request itself.
@@ -24,6 +25,12 @@ pub(super) enum Refusal {
     Denied,
     /// It has more header fields than allowed.
     TooManyHeaders,
+    /// It asks what the server can do in general (RFC 9110 §9.3.7).
+    ServerOptions,
+    /// It breaks a rule of HTTP/1, or exceeds a limit.
+    Strict(Violation),
+    /// It expects something else than `100-continue`.
+    Expectation,
     /// Its body has a transfer coding that Weir cannot pass on.
     TransferCoding,
     /// The upstream did not answer.
@@ -38,6 +45,9 @@ impl Refusal {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Denied => StatusCode::TOO_MANY_REQUESTS,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ServerOptions => StatusCode::OK,
+            Self::Strict(violation) => violation.status(),
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Upstream(error) => upstream_status(error),
         }
@@ -51,6 +61,9 @@ impl Refusal {
             Self::MethodNotAllowed => "this method is not allowed",
             Self::Denied => "API rate limit exceeded",
             Self::TooManyHeaders => "the request has too many header fields",
+            Self::ServerOptions => "these methods are allowed",
+            Self::Strict(violation) => violation.message(),
+            Self::Expectation => "the request expects something other than 100-continue",
             Self::TransferCoding => "the request has a transfer coding other than chunked",
             Self::Upstream(error) => upstream_message(error),
         }
@@ -122,7 +135,7 @@ pub(super) fn refuse(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CONTENT_LENGTH, length);
-    if matches!(refusal, Refusal::MethodNotAllowed) {
+    if matches!(refusal, Refusal::ServerOptions) || refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         headers.insert(header::ALLOW, allowed);
     }

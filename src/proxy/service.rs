@@ -31,6 +31,7 @@ use super::headers::{
 };
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{Asked, Forwarding, OwnAnswer, RouteState, Step, Wanted};
+use super::strict;
 use super::upstream::{Answer, Journey, UpstreamError, forward};
 use super::wait::{wait_for_rights, wall_clock};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared};
@@ -42,6 +43,9 @@ pub(super) async fn answer(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Answered<Response<ResponseBody>> {
+    if strict::is_malformed(&request) {
+        return Err(h2::Reason::PROTOCOL_ERROR.into());
+    }
     let started = Instant::now();
     let in_flight = InFlight::new(&connection);
     let worker = connection.worker();
@@ -57,7 +61,9 @@ pub(super) async fn answer(
         announced: None,
         entry,
         route: None,
+        closes: false,
     };
+    let version = request.version();
     let is_head = request.method() == Method::HEAD;
     let (mut response, ended, said) = match turn.proxy(request).await {
         Ok((route, reply)) => {
@@ -80,6 +86,11 @@ pub(super) async fn answer(
     };
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());
+    connection.decline_upgrade();
+    if turn.closes && version < Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     if let Some(entry) = turn.entry.take() {
         turn.log(entry, &mut response, said);
     }
@@ -96,6 +107,8 @@ struct Turn<'c> {
     decision: Option<Decision>,
     /// Set when peers are being told of it.
     announced: Option<Announced>,
+    /// The request's body is left unread, so that no other can follow it over HTTP/1.
+    closes: bool,
     /// Its entry in the access log, if it has one.
     entry: Option<Box<Entry>>,
     /// Set once it has one.
@@ -137,10 +150,26 @@ impl<'c> Turn<'c> {
         &self.connection.worker().shared
     }
 
-    async fn proxy(&mut self, request: Request<Incoming>) -> Result<(&'c RouteState, Reply), Refusal> {
-        check_form(&request, self.shared().config().proxy.headers_max)?;
-        let host = requested_host(&request)?;
-        let (route, step) = self.admit(&request, host.as_ref()).await?;
+    async fn proxy(&mut self, mut request: Request<Incoming>) -> Result<(&'c RouteState, Reply), Refusal> {
+        if let Some(violation) = self.connection.next_refusal() {
+            return Err(Refusal::Strict(violation));
+        }
+        strict::drop_untrusted(request.headers_mut());
+        let admitted = match strict::check_form(&request, &self.shared().config().proxy) {
+            Ok(host) => self
+                .admit(&request, host.as_ref())
+                .await
+                .map(|admitted| (admitted, host)),
+            Err(refusal) => Err(refusal),
+        };
+        let ((route, step), host) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                let (parts, body) = request.into_parts();
+                self.closes = !strict::discard(body, &parts.headers).await;
+                return Err(refusal);
+            }
+        };
         match step {
             Step::Answer(own) => Ok((route, Reply::Own(own))),
             Step::Forward(forwarding, path) => {
@@ -397,6 +426,9 @@ impl<'c> Turn<'c> {
     }
 
     fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
+        if let (UpstreamError::ClientGone, Some(violation)) = (&error, self.connection.ledger().broken()) {
+            return Refusal::Strict(violation);
+        }
         let request_id = self.request_id.to_str().unwrap_or_default();
         tracing::debug!(request_id, %error, "the upstream gave no answer");
         if let Some(failure) = error.failure() {
@@ -418,41 +450,6 @@ fn begin_entry(connection: &Connection, request: &Request<Incoming>, started: In
         proxy.client_ip_header,
     );
     log.begin(request, client, started, &mut *worker.rng())
-}
-
-fn check_form(request: &Request<Incoming>, headers_max: usize) -> Result<(), Refusal> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Refusal::MethodNotAllowed);
-    }
-    if request.headers().len() > headers_max {
-        return Err(Refusal::TooManyHeaders);
-    }
-    if !headers::transfer_coding_is_known(request.headers()) {
-        return Err(Refusal::TransferCoding);
-    }
-    Ok(())
-}
-
-/// What the client asks for: the authority of its target if that has one, else the Host field (RFC 9112
-/// §3.2, §3.2.2). `None` only for HTTP/1.0, which may name none.
-fn requested_host(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
-    let mut fields = request.headers().get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Refusal::BadRequest("the request has more than one Host"));
-    }
-    if field.is_none() && request.version() == Version::HTTP_11 {
-        return Err(Refusal::BadRequest("the request has no Host"));
-    }
-    let invalid = Refusal::BadRequest("the request's Host is not valid");
-    let host = match (request.uri().authority(), field) {
-        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
-        (None, Some(field)) => Some(field.clone()),
-        (None, None) if request.version() == Version::HTTP_10 => return Ok(None),
-        (None, None) => None,
-    };
-    let host = host.filter(|host| headers::host_is_valid(host.as_bytes()));
-    host.map(Some).ok_or(invalid)
 }
 
 fn bad_path(error: PathError) -> Refusal {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderValue;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -30,6 +31,18 @@ pub(super) enum ClientStream {
 }
 
 impl ClientStream {
+    /// Has the kernel forget what the client has not taken once this is dropped, and tell it so by a reset: a client
+    /// that reads nothing would hold megabytes of it for minutes.
+    pub(super) fn reset_at_end(&self) {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "connection cannot be reset");
+        }
+    }
+
     /// Whether the client may speak HTTP/2, or else HTTP/1: over TLS it keeps to what was agreed on (RFC 7301 §3.2,
     /// RFC 9113 §3.2), if it asked for anything.
     pub(super) fn allows(&self, http2: bool) -> bool {

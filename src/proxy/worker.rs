@@ -19,17 +19,16 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::ProxyShared;
-use super::connection::{Connection, Quiet, Signal};
+use super::connection::{Connection, Signal};
 use super::forwarding::Peer;
 use super::listener::{self, Listener, Terms};
 use super::metrics::Shard;
+use super::pace::Allowed;
 use super::upstream::Upstream;
 
 /// An upstream connection idle for this long is closed: under the 60 s after which common servers (nginx
 /// 75 s, Apache and Node less) close it themselves, so that few requests meet a closing connection.
 const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(50);
-/// A client connection without a request for this long is closed: what nginx gives them.
-const CLIENT_IDLE_MAX: Duration = Duration::from_secs(75);
 /// Latencies up to this many milliseconds have their header value ready.
 const READY_MILLIS: u64 = 512;
 
@@ -154,27 +153,29 @@ impl Worker {
         self.connections.borrow().len()
     }
 
-    /// Counts ticks, closes clients that send no request for too long, and upstream connections that are
+    /// Counts ticks, closes client connections that do not move, and upstream connections that are
     /// idle for too long.
     async fn beat(self: Rc<Self>) {
-        let head_timeout = self.shared.config().proxy.header_read_timeout;
-        let period = (head_timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        let ticks_in = |span: Duration| {
-            let ticks = span.as_millis().div_ceil(period.as_millis());
-            u32::try_from(ticks).unwrap_or(u32::MAX)
-        };
-        let quiet = Quiet {
-            head_ticks: ticks_in(head_timeout),
-            idle_ticks: ticks_in(CLIENT_IDLE_MAX.max(head_timeout)),
-        };
-        let upstream_ticks = ticks_in(UPSTREAM_IDLE_MAX);
+        let config = &self.shared.config().proxy;
+        let shortest = [
+            config.header_read_timeout,
+            config.body_timeout,
+            config.send_timeout,
+            config.keep_alive_timeout,
+            config.tunnel_timeout,
+        ];
+        let shortest = shortest.into_iter().min().unwrap_or_default();
+        let period = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let allowed = Allowed::new(config, period);
+        let upstream_ticks = UPSTREAM_IDLE_MAX.as_millis().div_ceil(period.as_millis());
+        let upstream_ticks = u32::try_from(upstream_ticks).unwrap_or(u32::MAX);
         loop {
             tokio::time::sleep(period).await;
             self.ticks.0.set(self.ticks.now().wrapping_add(1));
             let connections = self.connections.borrow();
             connections
                 .values()
-                .for_each(|connection| connection.check_quiet(quiet));
+                .for_each(|connection| connection.check(&allowed));
             drop(connections);
             self.upstreams
                 .iter()

@@ -120,6 +120,23 @@ fn each_wrong_value_is_reported_with_its_place_key_and_remedy() {
             "w.yaml:3:18: proxy.workers: `0` is out of range; use 1 to 256",
         ),
         (
+            "proxy: {body_bytes_max: 1MB}",
+            "w.yaml:3:25: proxy.body_bytes_max: `1MB` is no whole number; or write `unlimited`",
+        ),
+        (
+            "proxy: {connections_per_client_max: 0}",
+            "w.yaml:3:37: proxy.connections_per_client_max: `0` is out of range; \
+             use 1 to 1000000, or `unlimited`",
+        ),
+        (
+            "proxy: {request_line_bytes_max: 65001}",
+            "w.yaml:3:33: proxy.request_line_bytes_max: `65001` is out of range; use 1024 to 65000",
+        ),
+        (
+            "proxy: {send_timeout: 2h}",
+            "w.yaml:3:23: proxy.send_timeout: `2h` is out of range; use 100ms to 1h",
+        ),
+        (
             "proxy: {trusted_proxies: 10.0.0.0/33}",
             "w.yaml:3:26: proxy.trusted_proxies: `10.0.0.0/33` is no network; \
              write ADDRESS/BITS, such as `10.0.0.0/8`",

@@ -184,7 +184,7 @@ async fn each_failure_of_an_upstream_has_its_status() {
         (
             garbage.address.to_string(),
             502,
-            "the upstream server closed the connection without a valid response",
+            "the upstream server sent a response that cannot be passed on",
         ),
         (
             strange.address.to_string(),

@@ -12,6 +12,7 @@ mod retrying;
 mod routing;
 mod secure_upstreams;
 mod stopping;
+mod strict;
 mod tls;
 mod tls_clients;
 mod waiting;

@@ -13,9 +13,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::super::strict::{Limits, ResponseGuard};
 use super::super::tls::speaks_http2;
 use super::forward::UpstreamError;
-use super::pool::{Lease, Ticket};
+use super::pool::{Lease, Single, Ticket};
 use super::state::UpstreamState;
 use super::target::Speaks;
 
@@ -24,6 +25,13 @@ use super::target::Speaks;
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// Largest response head: four times what browsers accept of cookies per site.
 const RESPONSE_HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// What is let pass of a response's head: hyper reads as many fields, and anything goes as a body.
+const RESPONSE_LIMITS: Limits = Limits {
+    request_line_bytes_max: 0,
+    head_bytes_max: RESPONSE_HEAD_BYTES_MAX as usize,
+    fields_max: 100,
+    body_bytes_max: u64::MAX,
+};
 /// Receive windows of HTTP/2, per stream and per connection: a response of a millisecond's distance at 1 GB/s.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -46,6 +54,7 @@ impl Ticket {
         let open = self.take_open();
         match speaks {
             Speaks::Http1 => {
+                let (stream, asked) = ResponseGuard::new(stream, RESPONSE_LIMITS);
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(BUFFER_BYTES_MAX)
                     .max_header_size(RESPONSE_HEAD_BYTES_MAX as usize)
@@ -57,7 +66,7 @@ impl Ticket {
                     let _open = open;
                     note_end(connection.await);
                 });
-                Ok(self.lease_http1(sender))
+                Ok(self.lease_http1(Single { sender, asked }))
             }
             Speaks::Http2 => {
                 let (sender, connection) = http2::Builder::new(LocalExecutor)

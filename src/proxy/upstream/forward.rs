@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use super::super::body::{Progress, RequestBody};
 use super::super::metrics::{Shard, UpstreamFailure};
+use super::super::strict::Violation;
 use super::budget::RetryPermit;
 use super::local::{Tried, Upstream, Wish};
 use super::pool::{Lease, Pool, Reserved};
@@ -491,9 +492,19 @@ fn sort_failure(mut error: TrySendError<Request<RequestBody>>, progress: Option<
     if let Some(unsent) = error.take_message() {
         return Exchanged::Unsent(unsent);
     }
+    let error = error.into_error();
     Exchanged::Failed(if progress.is_some_and(Progress::failed) {
         UpstreamError::ClientGone
+    } else if is_violation(&error) {
+        UpstreamError::Unusable
     } else {
-        UpstreamError::Broken(error.into_error())
+        UpstreamError::Broken(error)
     })
+}
+
+/// Whether the guard around the connection found a response that breaks a rule of HTTP/1.
+fn is_violation(error: &hyper::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let source = io.and_then(io::Error::get_ref);
+    source.is_some_and(|source| source.is::<Violation>())
 }

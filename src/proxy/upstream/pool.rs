@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 
 use super::super::body::RequestBody;
+use super::super::strict::Asked;
 use super::super::worker::Ticks;
 use super::endpoints::Endpoint;
 use super::overdue::Watch;
@@ -52,7 +53,7 @@ pub(super) struct Pool {
 }
 
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    single: Single,
     since: u32,
 }
 
@@ -120,7 +121,10 @@ impl Pool {
 
     /// Whether a request can be sent now, or a connection be opened for it.
     pub(super) fn has_room(&self) -> bool {
-        self.idle.borrow().iter().any(|idle| idle.sender.is_ready())
+        self.idle
+            .borrow()
+            .iter()
+            .any(|idle| idle.single.sender.is_ready())
             || self
                 .shared
                 .borrow()
@@ -155,11 +159,11 @@ impl Pool {
     fn checkout_idle(self: &Rc<Self>) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         for at in (0..idle.len()).rev() {
-            let sender = &idle[at].sender;
+            let sender = &idle[at].single.sender;
             if sender.is_closed() {
                 idle.swap_remove(at);
             } else if sender.is_ready() {
-                let connection = Connection::Http1(idle.remove(at).sender);
+                let connection = Connection::Http1(idle.remove(at).single);
                 return Some(Lease::new(self, connection, true));
             }
         }
@@ -171,12 +175,12 @@ impl Pool {
         self.open.get() < self.open_max && !self.opens_shared.get()
     }
 
-    fn release(&self, sender: http1::SendRequest<RequestBody>) {
+    fn release(&self, single: Single) {
         let mut idle = self.idle.borrow_mut();
         let is_wanted = !self.is_retired.get() && idle.len() < self.state.config.idle_connections;
-        if !sender.is_closed() && (is_wanted || !self.queue.is_empty()) {
+        if !single.sender.is_closed() && (is_wanted || !self.queue.is_empty()) {
             let since = self.ticks.now();
-            idle.push(Idle { sender, since });
+            idle.push(Idle { single, since });
         }
         drop(idle);
         self.queue.room_for_one();
@@ -185,7 +189,8 @@ impl Pool {
     /// Closes connections that have been idle for `idle_ticks_max` or are dead.
     pub(super) fn sweep(&self, idle_ticks_max: u32) {
         let now = self.ticks.now();
-        let keep = |idle: &Idle| !idle.sender.is_closed() && now.wrapping_sub(idle.since) < idle_ticks_max;
+        let keep =
+            |idle: &Idle| !idle.single.sender.is_closed() && now.wrapping_sub(idle.since) < idle_ticks_max;
         self.idle.borrow_mut().retain(keep);
         self.shared.borrow_mut().retain(|connection| {
             let is_idle = connection.in_use.get() == 0;
@@ -234,9 +239,9 @@ impl Ticket {
     }
 
     /// A lease of the connection that was opened.
-    pub(super) fn lease_http1(self, sender: http1::SendRequest<RequestBody>) -> Lease {
+    pub(super) fn lease_http1(self, single: Single) -> Lease {
         self.pool.speaks.set(Some(Speaks::Http1));
-        Lease::new(&self.pool, Connection::Http1(sender), false)
+        Lease::new(&self.pool, Connection::Http1(single), false)
     }
 
     /// The same, for one that others share.
@@ -298,8 +303,15 @@ pub(in crate::proxy) struct Lease {
     pub(super) carries_request: bool,
 }
 
+/// A connection that carries one request at a time.
+pub(super) struct Single {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    /// To be told of each request before it is sent.
+    pub(super) asked: Asked,
+}
+
 enum Connection {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Single),
     Http2(Rc<Multiplexed>),
 }
 
@@ -343,15 +355,18 @@ impl Lease {
             .as_mut()
             .expect("only giving it back takes it away")
         {
-            Connection::Http1(sender) => sender.try_send_request(request).await,
+            Connection::Http1(single) => {
+                single.asked.ask(request.method());
+                single.sender.try_send_request(request).await
+            }
             Connection::Http2(connection) => connection.sender.clone().try_send_request(request).await,
         }
     }
 
     /// Gives the connection back: its response has been read to the end.
     pub(in crate::proxy) fn release(mut self) {
-        if let Some(Connection::Http1(sender)) = self.connection.take_if(|it| it.is_http1()) {
-            self.pool.release(sender);
+        if let Some(Connection::Http1(single)) = self.connection.take_if(|it| it.is_http1()) {
+            self.pool.release(single);
         }
     }
 
