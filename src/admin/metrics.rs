@@ -88,6 +88,11 @@ pub struct DecisionCount {
     pub count: u64,
 }
 
+/// Two outcomes and how often each came about.
+pub type Outcomes = [(&'static str, u64); 2];
+
+type OfUpstream<T> = fn(&UpstreamReading) -> T;
+
 /// One upstream; counts are totals.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamReading {
@@ -102,9 +107,9 @@ pub struct UpstreamReading {
     /// Times that an endpoint was left out for failing requests.
     pub ejections: u64,
     /// Requests that were tried again, and those that the retry budget kept from it.
-    pub retries: [(&'static str, u64); 2],
+    pub retries: Outcomes,
     /// Requests that waited for a connection in vain, by why.
-    pub pending_refused: [(&'static str, u64); 2],
+    pub pending_refused: Outcomes,
 }
 
 /// One reading of a histogram of durations.
@@ -242,7 +247,7 @@ impl Metrics {
                 })
             })
         })?;
-        let gauges: [(&str, &str, fn(&UpstreamReading) -> u64); 2] = [
+        let gauges: [(&str, &str, OfUpstream<u64>); 2] = [
             (
                 "upstream_panic",
                 "Whether no endpoint is good, so that all are used",
@@ -265,7 +270,7 @@ impl Metrics {
             let mut upstreams = self.upstreams.iter();
             upstreams.try_for_each(|it| samples.counter(&[("upstream", it.name.as_str())], it.ejections))
         })?;
-        let counters: [(&str, &str, fn(&UpstreamReading) -> [(&'static str, u64); 2]); 2] = [
+        let counters: [(&str, &str, OfUpstream<Outcomes>); 2] = [
             (
                 "upstream_retries",
                 "Requests tried again, or kept from it by the retry budget",

@@ -187,7 +187,11 @@ impl Body for ResponseBody {
             Poll::Pending => match watch.poll_overdue(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(overdue) => {
-                    fail(lease.take(), &this.in_flight, UpstreamFailure::BodyTimeout);
+                    fail(
+                        lease.take().as_ref(),
+                        &this.in_flight,
+                        UpstreamFailure::BodyTimeout,
+                    );
                     Poll::Ready(Some(Err(overdue.into())))
                 }
             },
@@ -197,7 +201,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                fail(lease.take(), &this.in_flight, UpstreamFailure::Body);
+                fail(lease.take().as_ref(), &this.in_flight, UpstreamFailure::Body);
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
@@ -223,7 +227,7 @@ impl Body for ResponseBody {
 }
 
 /// Counts that the upstream broke off a body, and closes its connection.
-fn fail(lease: Option<Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
-    lease.iter().for_each(Lease::failed);
+fn fail(lease: Option<&Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
+    lease.into_iter().for_each(Lease::failed);
     in_flight.shard().upstream_failed(failure);
 }

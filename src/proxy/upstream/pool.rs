@@ -190,7 +190,7 @@ impl Pool {
         self.shared.borrow_mut().retain(|connection| {
             let is_idle = connection.in_use.get() == 0;
             let is_old = now.wrapping_sub(connection.idle_since.get()) >= idle_ticks_max;
-            !connection.sender.is_closed() && !(is_idle && is_old)
+            !(connection.sender.is_closed() || is_idle && is_old)
         });
     }
 

@@ -71,7 +71,7 @@ mod tests {
         Ring::new(endpoints.iter().map(|(name, weight)| (name.as_str(), *weight)))
     }
 
-    fn owners<'e>(endpoints: &'e [(String, u32)]) -> Vec<&'e str> {
+    fn owners(endpoints: &[(String, u32)]) -> Vec<&str> {
         let ring = ring(endpoints);
         let owner = |key: u64| ring.walk(hash_of(&key.to_be_bytes())).next().unwrap();
         (0..KEYS).map(|key| endpoints[owner(key)].0.as_str()).collect()
