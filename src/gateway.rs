@@ -25,7 +25,7 @@ use crate::admin::{Admin, AdminListener};
 use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
 use crate::limit::{IdentityHasher, Limiter};
-use crate::proxy::{Announced, Proxy, ProxyMetrics, ProxyShared};
+use crate::proxy::{AccessLog, Announced, Proxy, ProxyMetrics, ProxyShared};
 use crate::replica::{Generation, ReplicaId};
 
 use self::observe::Observed;
@@ -245,7 +245,9 @@ fn start_proxy(
         hasher,
         Arc::new(on_due),
     );
-    let shared = Arc::new(shared);
+    let log = AccessLog::open(&config.access_log)
+        .with_context(|| format!("cannot open the access log {}", config.access_log.path))?;
+    let shared = Arc::new(shared.with_access_log(log));
     let proxy = Proxy::start(&shared).with_context(|| {
         let addresses: Vec<_> = config.listen.iter().map(|one| one.address.to_string()).collect();
         format!("cannot listen on {}", addresses.join(", "))

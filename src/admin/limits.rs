@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use crate::cluster::{RowCount, RowCounts};
-use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, UnixMillis};
+use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, Rules, UnixMillis};
 
 use super::Node;
 use super::views::{LimitView, LimitsView, ReplicaView, rfc3339};
@@ -57,7 +57,7 @@ fn total(row: &RowView) -> u64 {
     row.total()
 }
 
-fn periods_by_id(rules: &[Rule]) -> HashMap<RuleId, (&Rule, Period)> {
+fn periods_by_id(rules: &Rules) -> HashMap<RuleId, (&Rule, Period)> {
     let windows = |rule: &'_ Rule| {
         rule.windows
             .iter()
@@ -66,7 +66,7 @@ fn periods_by_id(rules: &[Rule]) -> HashMap<RuleId, (&Rule, Period)> {
     };
     let pairs = rules
         .iter()
-        .flat_map(|rule| windows(rule).into_iter().map(move |period| (rule, period)));
+        .flat_map(|(_, rule)| windows(rule).into_iter().map(move |period| (rule, period)));
     pairs
         .map(|(rule, period)| (rule.id(period), (rule, period)))
         .collect()

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub requests_in_flight: u64,
     /// Client connections open now.
     pub connections: u64,
+    /// Lines of the access log that were dropped.
+    pub access_log_dropped: u64,
     /// TLS handshakes with clients that were finished.
     pub tls_handshakes: u64,
     /// Connections that failed before HTTP began, by what failed.
@@ -88,11 +90,6 @@ pub struct DecisionCount {
     pub count: u64,
 }
 
-/// Two outcomes and how often each came about.
-pub type Outcomes = [(&'static str, u64); 2];
-
-type OfUpstream<T> = fn(&UpstreamReading) -> T;
-
 /// One upstream; counts are totals.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamReading {
@@ -107,9 +104,9 @@ pub struct UpstreamReading {
     /// Times that an endpoint was left out for failing requests.
     pub ejections: u64,
     /// Requests that were tried again, and those that the retry budget kept from it.
-    pub retries: Outcomes,
+    pub retries: [(&'static str, u64); 2],
     /// Requests that waited for a connection in vain, by why.
-    pub pending_refused: Outcomes,
+    pub pending_refused: [(&'static str, u64); 2],
 }
 
 /// One reading of a histogram of durations.
@@ -247,7 +244,8 @@ impl Metrics {
                 })
             })
         })?;
-        let gauges: [(&str, &str, OfUpstream<u64>); 2] = [
+        type Value<T> = fn(&UpstreamReading) -> T;
+        let gauges: [(&str, &str, Value<u64>); 2] = [
             (
                 "upstream_panic",
                 "Whether no endpoint is good, so that all are used",
@@ -270,7 +268,8 @@ impl Metrics {
             let mut upstreams = self.upstreams.iter();
             upstreams.try_for_each(|it| samples.counter(&[("upstream", it.name.as_str())], it.ejections))
         })?;
-        let counters: [(&str, &str, OfUpstream<Outcomes>); 2] = [
+        type Counts = Value<[(&'static str, u64); 2]>;
+        let counters: [(&str, &str, Counts); 2] = [
             (
                 "upstream_retries",
                 "Requests tried again, or kept from it by the retry budget",
@@ -539,6 +538,10 @@ mod tests {
                 buckets: vec![(0.001, 2), (0.01, 3), (f64::INFINITY, 1)],
                 sum_seconds: 0.5,
             },
+            tls_handshakes: 8,
+            transport_failures: vec![("tls_handshake", 2)],
+            certificate_reloads: vec![("refused", 1)],
+            certificate_ends: vec![("/tls/a.pem".into(), 1_900_000_000)],
             upstreams: vec![UpstreamReading {
                 name: "app".into(),
                 endpoints: vec![("10.0.0.1:80".into(), "ejected")],
@@ -585,6 +588,10 @@ mod tests {
             "weir_request_duration_seconds_bucket{le=\"0.01\"} 5",
             "weir_request_duration_seconds_bucket{le=\"+Inf\"} 6",
             "weir_request_duration_seconds_count 6",
+            "weir_tls_handshakes_total 8",
+            "weir_transport_failures_total{reason=\"tls_handshake\"} 2",
+            "weir_certificate_reloads_total{outcome=\"refused\"} 1",
+            "weir_certificate_not_after_seconds{file=\"/tls/a.pem\"} 1900000000",
             "weir_upstream_endpoint{upstream=\"app\",endpoint=\"10.0.0.1:80\",state=\"ejected\"} 1",
             "weir_upstream_panic{upstream=\"app\"} 1",
             "weir_upstream_ejections_total{upstream=\"app\"} 2",

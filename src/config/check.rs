@@ -15,7 +15,7 @@ use super::syntax::{
 use super::{
     AdminConfig, ClientIpHeader, ClusterConfig, Config, LimitsConfig, LogConfig, ProxyConfig, SyncConfig,
 };
-use super::{bounded, clients, defaults, listeners, traffic};
+use super::{access_log, bounded, clients, defaults, listeners, traffic};
 use crate::limit::significance::Significance;
 use crate::limit::{IpPrefixes, Overflow, SyncMode};
 use crate::replica::NodeId;
@@ -50,6 +50,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let (max_keys, hide_headers, overflow, ip_prefixes) = limits(&mut root);
     let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
     let proxy = proxy(&mut root, surroundings);
+    let access_log = access_log::read(&mut root);
     check_trust(&listen, &proxy, &report);
     let log = log(&mut root);
     root.finish();
@@ -75,6 +76,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
         routing: traffic.routing,
         routes: traffic.routes,
         proxy,
+        access_log,
         log,
     })
 }

@@ -36,6 +36,7 @@ impl Config {
             "routing": self.routing.to_json(),
             "routes": self.routes.iter().map(RouteConfig::to_json).collect::<Value>(),
             "proxy": self.proxy_json(),
+            "access_log": self.access_log.to_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
         }))
     }

@@ -8,6 +8,7 @@
 //! 2. [`Layer::over`] lays one over the other.
 //! 3. [`Config::resolve`] reads the typed values and checks how they fit together.
 
+mod access_log;
 mod bounded;
 mod check;
 mod clients;
@@ -37,6 +38,7 @@ use crate::limit::{IpPrefixes, Overflow, Rule, SyncMode};
 use crate::replica::NodeId;
 
 pub use crate::limit::WithoutShare;
+pub use access_log::{AccessLogConfig, AccessLogFormat, AccessLogPath};
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
 pub use clients::ClientIpHeader;
@@ -81,6 +83,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Bounds and timeouts of the request path.
     pub proxy: ProxyConfig,
+    /// What is written of each request.
+    pub access_log: AccessLogConfig,
     /// Logging.
     pub log: LogConfig,
 }

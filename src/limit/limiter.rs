@@ -17,6 +17,7 @@ use super::key::KeyHash;
 use super::mode::{Overflow, SyncMode, WithoutShare};
 use super::names::KeyNames;
 use super::rule::{Hits, Rule};
+use super::rules::Rules;
 use super::schedule::Policy;
 use super::significance::Significance;
 use super::step::{Answer, Held, Hold, Step, Steps, Stop};
@@ -28,7 +29,7 @@ use super::window::{Period, Window};
 /// One rule to charge for a request, and whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
-    /// Index of the rule in [`Limiter::rules`].
+    /// Place of the rule in [`Limiter::rules`].
     pub rule: usize,
     /// Who is charged.
     pub key: KeyHash,
@@ -52,7 +53,7 @@ pub enum Outcome {
 /// The state of one window right after a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowState {
-    /// Index of the rule.
+    /// Place of the rule.
     pub rule: usize,
     /// The period.
     pub period: Period,
@@ -143,7 +144,7 @@ impl Limiter {
     /// 64, at most 2^30).
     #[must_use]
     pub fn new(rules: Vec<Rule>, mode: SyncMode, significance: Significance, max_keys: u32) -> Self {
-        let table = RuleTable::new(rules.into(), mode);
+        let table = RuleTable::new(Rules::new(rules), mode);
         let counters = Arc::new(Counters::new(max_keys));
         counters.set_schedules(table.schedules());
         Self {
@@ -165,10 +166,10 @@ impl Limiter {
         &self.counters
     }
 
-    /// The rules in force.
+    /// The rules in force, by their places.
     #[must_use]
-    pub fn rules(&self) -> Arc<[Rule]> {
-        Arc::clone(&self.table.load().rules)
+    pub fn rules(&self) -> Rules {
+        self.table.load().rules.clone()
     }
 
     /// The names of recent keys. Whoever asked for a decision that [`Decision::created`] a row records
@@ -246,14 +247,14 @@ impl Limiter {
     /// too: what was admitted in them stays, and a bounded one has no rights but by shares and grants. The caller
     /// then wakes replication, which finds every row in [`Counters::take_changed`].
     pub fn set_mode(&self, mode: SyncMode, from: UnixMillis) {
-        self.change(|table| table.next(Arc::clone(&table.rules), mode, from));
+        self.change(|table| table.next(table.rules.clone(), mode, from));
     }
 
     /// Puts other rules in force: at once, but where the old or the new mode of a window is bounded, as
     /// [`Limiter::set_mode`] has it. Counts stay with the rules that keep their name, what they count by and
     /// their periods. The caller then wakes replication.
     pub fn set_rules(&self, rules: Vec<Rule>, from: UnixMillis) {
-        self.change(|table| table.next(rules.into(), table.mode, from));
+        self.change(|table| table.next(table.rules.followed_by(rules), table.mode, from));
     }
 
     /// The periods of which a window that has not ended by `now`, or one that is to come, is in bounded mode:

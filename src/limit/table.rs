@@ -13,13 +13,14 @@ use super::headers::HeaderNames;
 use super::key::RuleId;
 use super::mode::SyncMode;
 use super::rule::{Rule, WindowLimit};
+use super::rules::Rules;
 use super::schedule::{Policy, Schedule};
 use super::time::UnixMillis;
 use super::window::{Period, Window};
 
 /// The rules under one cluster-wide mode. Replaced as a whole.
 pub(super) struct RuleTable {
-    pub(super) rules: Arc<[Rule]>,
+    pub(super) rules: Rules,
     pub(super) mode: SyncMode,
     /// Counts the tables: a decision that began under an older one can tell.
     pub(super) generation: u64,
@@ -40,13 +41,13 @@ pub(super) struct WindowEntry {
 
 impl RuleTable {
     /// The first table of a limiter: all windows have the policies of `rules`.
-    pub(super) fn new(rules: Arc<[Rule]>, mode: SyncMode) -> Self {
+    pub(super) fn new(rules: Rules, mode: SyncMode) -> Self {
         Self::with(rules, mode, 0, |_, policy, _| policy.into())
     }
 
     /// The table that follows this one. Where bounded mode is involved, windows that start at or before `from`
     /// keep their policies: see [`Schedule::change`].
-    pub(super) fn next(&self, rules: Arc<[Rule]>, mode: SyncMode, from: UnixMillis) -> Self {
+    pub(super) fn next(&self, rules: Rules, mode: SyncMode, from: UnixMillis) -> Self {
         let former = self.schedules();
         Self::with(rules, mode, self.generation + 1, |id, policy, period| {
             let former = former.get(&id);
@@ -55,7 +56,7 @@ impl RuleTable {
     }
 
     fn with(
-        rules: Arc<[Rule]>,
+        rules: Rules,
         mode: SyncMode,
         generation: u64,
         schedule: impl Fn(RuleId, Policy, Period) -> Schedule,
@@ -74,13 +75,15 @@ impl RuleTable {
                 recent: Recent::default(),
             }
         };
+        let entries_of = |rule: &Rule| rule.windows.iter().map(|window| entry(rule, window)).collect();
         let entries = rules
+            .places()
             .iter()
-            .map(|rule| rule.windows.iter().map(|window| entry(rule, window)).collect())
+            .map(|rule| rule.as_ref().map_or_else(SmallVec::new, entries_of))
             .collect();
         let periods = rules
             .iter()
-            .flat_map(|rule| &rule.windows)
+            .flat_map(|(_, rule)| &rule.windows)
             .map(|window| window.period);
         let header_names = Arc::new(HeaderNames::new(periods));
         Self {
@@ -92,7 +95,7 @@ impl RuleTable {
         }
     }
 
-    /// The windows of a rule; none of a rule that a reload removed.
+    /// The windows of a rule; none where no rule is in force.
     #[inline]
     pub(super) fn windows(&self, rule: usize) -> &[WindowEntry] {
         self.entries.get(rule).map_or(&[], SmallVec::as_slice)

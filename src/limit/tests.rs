@@ -198,10 +198,48 @@ fn a_changed_limit_applies_at_once_and_keeps_the_count() {
     let limiter = limiter(vec![rule("a", &["5/minute"])], SyncMode::Gossip);
     (0..3).for_each(|_| assert!(is_admitted(&limiter.check(&[charge(0)], NOW))));
     limiter.set_rules(vec![rule("new", &["9/minute"]), rule("a", &["3/minute"])], NOW);
-    assert!(!is_admitted(&limiter.check(&[charge(1)], NOW)));
-    assert_eq!(limiter.rules().len(), 2);
+    assert!(!is_admitted(&limiter.check(&[charge(0)], NOW)));
     limiter.set_rules(vec![rule("a", &["7/minute"])], NOW);
     assert_eq!(remaining(&limiter.check(&[charge(0)], NOW)), [3]);
+}
+
+#[test]
+fn a_charge_that_was_worked_out_by_the_former_rules_counts_for_no_other_rule() {
+    let limiter = limiter(
+        vec![rule("a", &["5/minute"]), rule("b", &["5/minute"])],
+        SyncMode::Local,
+    );
+    let places = |limiter: &Limiter| -> Vec<(usize, String)> {
+        let rules = limiter.rules();
+        rules
+            .iter()
+            .map(|(place, rule)| (place, rule.name.clone()))
+            .collect()
+    };
+    limiter.set_rules(vec![rule("c", &["1/minute"]), rule("b", &["2/minute"])], NOW);
+    assert_eq!(places(&limiter), [(1, "b".to_owned()), (2, "c".to_owned())]);
+    // Who was about to charge a is not limited by what came in its stead, and b is still b.
+    for _ in 0..9 {
+        let decision = limiter.check(&[charge(0)], NOW);
+        assert!(is_admitted(&decision) && decision.windows.is_empty());
+    }
+    assert_eq!(remaining(&limiter.check(&[charge(1)], NOW)), [1]);
+    // Places are used again, by the next change at the earliest.
+    for name in (0..100).map(|number| number.to_string()) {
+        limiter.set_rules(vec![rule(&name, &["1/minute"]), rule("b", &["2/minute"])], NOW);
+        assert!(
+            places(&limiter).iter().all(|(place, _)| *place < 4),
+            "{:?}",
+            places(&limiter)
+        );
+    }
+    // Counted by something else, a rule of the same name is another.
+    let by_path = Rule {
+        count_by: CountBy::Path,
+        ..rule("b", &["2/minute"])
+    };
+    limiter.set_rules(vec![by_path], NOW);
+    assert!(places(&limiter)[0].0 != 1);
 }
 
 #[test]

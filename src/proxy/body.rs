@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
+use super::access_log::Entry;
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
 use super::upstream::{Lease, Overdue, Replay, Watch};
@@ -133,6 +134,7 @@ impl Body for RequestBody {
 pub(super) struct ResponseBody {
     source: Source,
     in_flight: InFlight,
+    entry: Option<Box<Entry>>,
 }
 
 enum Source {
@@ -146,7 +148,7 @@ impl ResponseBody {
     /// Weir's own words; may be empty.
     pub(super) fn text(text: Bytes, in_flight: InFlight) -> Self {
         let source = Source::Text(Some(text).filter(|text| !text.is_empty()));
-        Self { source, in_flight }
+        Self::new(source, in_flight)
     }
 
     /// The body of an upstream's response. `lease` goes back to its pool when the body has ended, and is
@@ -155,7 +157,24 @@ impl ResponseBody {
         let watch = lease.watch();
         let mut source = Source::Upstream(incoming, Some(lease), watch);
         source.release_if_ended();
-        Self { source, in_flight }
+        Self::new(source, in_flight)
+    }
+
+    fn new(source: Source, in_flight: InFlight) -> Self {
+        let entry = None;
+        Self {
+            source,
+            in_flight,
+            entry,
+        }
+    }
+
+    /// Has `entry` count what is sent, and end with this body.
+    pub(super) fn log(&mut self, mut entry: Box<Entry>) {
+        if self.is_end_stream() {
+            entry.complete();
+        }
+        self.entry = Some(entry);
     }
 }
 
@@ -170,6 +189,37 @@ impl Source {
     }
 }
 
+impl ResponseBody {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (incoming, lease, watch) = match &mut self.source {
+            Source::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Upstream(incoming, lease, watch) => (incoming, lease, watch),
+        };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Pending => match watch.poll_overdue(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(overdue) => {
+                    fail(lease, &self.in_flight, UpstreamFailure::BodyTimeout);
+                    Poll::Ready(Some(Err(overdue.into())))
+                }
+            },
+            Poll::Ready(Some(Ok(frame))) => {
+                watch.moved();
+                self.source.release_if_ended();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                fail(lease, &self.in_flight, UpstreamFailure::Body);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                lease.take().into_iter().for_each(Lease::release);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -178,37 +228,21 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let (incoming, lease, watch) = match &mut this.source {
-            Source::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Upstream(incoming, lease, watch) => (incoming, lease, watch),
-        };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Pending => match watch.poll_overdue(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(overdue) => {
-                    fail(
-                        lease.take().as_ref(),
-                        &this.in_flight,
-                        UpstreamFailure::BodyTimeout,
-                    );
-                    Poll::Ready(Some(Err(overdue.into())))
+        let polled = self.poll_source(cx);
+        let has_ended = self.is_end_stream();
+        if let Some(entry) = &mut self.entry {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    entry.sent(frame.data_ref().map_or(0, Bytes::len));
+                    if has_ended {
+                        entry.complete();
+                    }
                 }
-            },
-            Poll::Ready(Some(Ok(frame))) => {
-                watch.moved();
-                this.source.release_if_ended();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                fail(lease.take().as_ref(), &this.in_flight, UpstreamFailure::Body);
-                Poll::Ready(Some(Err(error.into())))
-            }
-            Poll::Ready(None) => {
-                lease.take().into_iter().for_each(Lease::release);
-                Poll::Ready(None)
+                Poll::Ready(None) => entry.complete(),
+                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
             }
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -227,7 +261,7 @@ impl Body for ResponseBody {
 }
 
 /// Counts that the upstream broke off a body, and closes its connection.
-fn fail(lease: Option<&Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
-    lease.into_iter().for_each(Lease::failed);
+fn fail(lease: &mut Option<Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
+    lease.take().iter().for_each(Lease::failed);
     in_flight.shard().upstream_failed(failure);
 }

@@ -9,7 +9,9 @@ use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use crate::config::RouteConfig;
-use crate::limit::{Charge, CountBy, Hits, Identity, IdentityHasher, IpPrefixes, KeyHash, Rule, RuleScope};
+use crate::limit::{
+    Charge, CountBy, Hits, Identity, IdentityHasher, IpPrefixes, KeyHash, Rule, RuleScope, Rules,
+};
 
 /// The charges of one request; four rules are decided without an allocation.
 pub(super) type Charges = SmallVec<[Charge; 4]>;
@@ -50,17 +52,17 @@ impl ChargePlan {
     /// The charges that `rules` make to requests of `route`, in the order of the rules. Clients are told apart by
     /// `prefixes` of their addresses.
     pub(super) fn new(
-        rules: &[Rule],
+        rules: &Rules,
         route: &RouteConfig,
         prefixes: IpPrefixes,
         hasher: &IdentityHasher,
     ) -> Self {
-        let planned = |(index, rule): (usize, &Rule)| Planned {
-            rule: index,
+        let planned = |(place, rule): (usize, &Rule)| Planned {
+            rule: place,
             hits: rule.hits,
             key: planned_key(&rule.count_by, route, hasher),
         };
-        let applying = rules.iter().enumerate().filter(|(_, rule)| applies(rule, route));
+        let applying = rules.iter().filter(|(_, rule)| applies(rule, route));
         Self {
             entries: applying.map(planned).collect(),
             prefixes,

@@ -37,14 +37,6 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// What its connection speaks.
-    pub(super) fn scheme(&self) -> UrlScheme {
-        match self.scheme == "https" {
-            true => UrlScheme::Https,
-            false => UrlScheme::Http,
-        }
-    }
-
     /// A client at `address` without TLS, as `config` sees it.
     pub(super) fn new(address: IpAddr, config: &ProxyConfig) -> Self {
         let address = address.to_canonical();
@@ -66,6 +58,26 @@ impl Peer {
             ..self
         }
     }
+}
+
+/// The scheme that the client at `peer` used: what a trusted proxy says of it, else that of the connection.
+pub(super) fn client_scheme(headers: &HeaderMap, peer: &Peer) -> UrlScheme {
+    let said = match peer.names_clients {
+        ClientIpHeader::XForwardedFor => headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes),
+        ClientIpHeader::Forwarded => nearest_proto(headers),
+    };
+    match said.filter(|_| peer.trusted) {
+        Some(proto) if proto.eq_ignore_ascii_case(b"https") => UrlScheme::Https,
+        Some(proto) if proto.eq_ignore_ascii_case(b"http") => UrlScheme::Http,
+        _ if peer.scheme == HTTPS => UrlScheme::Https,
+        _ => UrlScheme::Http,
+    }
+}
+
+/// The `proto` of the nearest element of `Forwarded`.
+fn nearest_proto(headers: &HeaderMap) -> Option<&[u8]> {
+    let line = headers.get_all(header::FORWARDED).iter().next_back()?;
+    forwarded::elements(line.as_bytes()).next().flatten()?.proto
 }
 
 /// Tells the upstream of the client at `peer`, which asked for `host`.
@@ -114,12 +126,9 @@ fn append_forwarded_for(headers: &mut HeaderMap, peer: &Peer) {
 /// Extends `Forwarded`, and says the same in the fields that more upstreams read.
 fn forward_by_elements(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
     headers.remove(X_FORWARDED_HOST);
-    let nearest = headers.get_all(header::FORWARDED).iter().next_back();
-    let nearest = nearest.and_then(|line| forwarded::elements(line.as_bytes()).next().flatten());
-    let scheme = match nearest.filter(|_| peer.trusted).and_then(|element| element.proto) {
-        Some(proto) if proto.eq_ignore_ascii_case(b"https") => HTTPS,
-        Some(proto) if proto.eq_ignore_ascii_case(b"http") => HTTP,
-        _ => peer.scheme.clone(),
+    let scheme = match client_scheme(headers, peer) {
+        UrlScheme::Http => HTTP,
+        UrlScheme::Https => HTTPS,
     };
     let (mut elements, mut addresses) = (Vec::new(), Vec::new());
     if peer.trusted {
@@ -172,16 +181,21 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn told(setting: &str, address: &str, tls: bool, sent: &[(&'static str, &str)]) -> Vec<String> {
+    fn peer(setting: &str, address: &str, tls: bool) -> Peer {
         let yaml = format!(
             "node_id: a\nupstreams: [{{name: up, targets: [http://h:1]}}]\n\
              proxy: {{trusted_proxies: [10.0.0.0/8], client_ip_header: {setting}}}"
         );
         let config = Config::from_yaml("test", &yaml).unwrap();
-        let mut peer = Peer::new(address.parse().unwrap(), &config.proxy);
+        let peer = Peer::new(address.parse().unwrap(), &config.proxy);
         if tls {
-            peer = peer.over_tls(Some(HeaderValue::from_static("Hash=00")));
+            return peer.over_tls(Some(HeaderValue::from_static("Hash=00")));
         }
+        peer
+    }
+
+    fn told(setting: &str, address: &str, tls: bool, sent: &[(&'static str, &str)]) -> Vec<String> {
+        let peer = peer(setting, address, tls);
         let mut headers = HeaderMap::new();
         for (name, value) in sent {
             headers.append(*name, value.parse().unwrap());
@@ -225,6 +239,91 @@ mod tests {
                 "x-forwarded-proto: https",
             ]
         );
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_connection_unless_a_trusted_proxy_says_otherwise() {
+        use UrlScheme::{Http, Https};
+        for (setting, address, tls, sent, expected) in [
+            (
+                "x-forwarded-for",
+                "192.0.2.9",
+                false,
+                ("x-forwarded-proto", "https"),
+                Http,
+            ),
+            (
+                "x-forwarded-for",
+                "192.0.2.9",
+                true,
+                ("x-forwarded-proto", "http"),
+                Https,
+            ),
+            (
+                "x-forwarded-for",
+                "10.0.0.1",
+                false,
+                ("x-forwarded-proto", "HTTPS"),
+                Https,
+            ),
+            (
+                "x-forwarded-for",
+                "10.0.0.1",
+                true,
+                ("x-forwarded-proto", "http"),
+                Http,
+            ),
+            (
+                "x-forwarded-for",
+                "10.0.0.1",
+                true,
+                ("x-forwarded-proto", "ftp"),
+                Https,
+            ),
+            (
+                "x-forwarded-for",
+                "10.0.0.1",
+                false,
+                ("forwarded", "for=192.0.2.1;proto=https"),
+                Http,
+            ),
+            (
+                "forwarded",
+                "10.0.0.1",
+                false,
+                ("forwarded", "for=192.0.2.1;proto=https"),
+                Https,
+            ),
+            (
+                "forwarded",
+                "10.0.0.1",
+                false,
+                ("forwarded", "for=6.6.6.6;proto=https, for=10.0.0.2"),
+                Http,
+            ),
+            (
+                "forwarded",
+                "10.0.0.1",
+                false,
+                ("x-forwarded-proto", "https"),
+                Http,
+            ),
+            (
+                "forwarded",
+                "192.0.2.9",
+                false,
+                ("forwarded", "for=192.0.2.1;proto=https"),
+                Http,
+            ),
+        ] {
+            let (peer, mut headers) = (peer(setting, address, tls), HeaderMap::new());
+            headers.insert(sent.0, sent.1.parse().unwrap());
+            assert_eq!(
+                client_scheme(&headers, &peer),
+                expected,
+                "{setting} {address} {tls} {sent:?}"
+            );
+        }
     }
 
     #[test]

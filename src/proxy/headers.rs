@@ -6,7 +6,6 @@ use smallvec::SmallVec;
 
 use super::client_ip::X_FORWARDED_FOR;
 use super::forwarding::{Peer, X_FORWARDED_CLIENT_CERT, X_FORWARDED_HOST, X_FORWARDED_PROTO, forward_client};
-use crate::config::UrlScheme;
 
 /// Names one request through all hops and logs.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -79,16 +78,6 @@ pub(super) fn client_request_id(headers: &HeaderMap, peer: &Peer) -> Option<Head
     let sane = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
         && value.as_bytes().iter().all(u8::is_ascii_graphic);
     sane.then(|| value.clone())
-}
-
-/// The scheme that the client used, as a trusted proxy in front says, or the connection itself.
-pub(super) fn client_scheme(headers: &HeaderMap, peer: &Peer) -> UrlScheme {
-    let said = headers.get(X_FORWARDED_PROTO).filter(|_| peer.trusted);
-    match said.map(HeaderValue::as_bytes) {
-        Some(proto) if proto.eq_ignore_ascii_case(b"https") => UrlScheme::Https,
-        Some(_) => UrlScheme::Http,
-        None => peer.scheme(),
-    }
 }
 
 /// The `Via` entry of a message that was received in `version` (RFC 9110 §7.6.3).

@@ -9,6 +9,7 @@
 //! The client's Host is preserved unless a route says otherwise: upstreams see what the client asked for (as with
 //! Envoy; nginx and Kong replace it by default), so virtual hosts, redirects and cookies work without configuration.
 
+mod access_log;
 mod body;
 mod charge;
 pub mod client_ip;
@@ -51,6 +52,7 @@ use route::{Hit, RouteState, Router, Wanted};
 use upstream::{Attendance, Upstreams};
 use worker::Worker;
 
+pub use access_log::AccessLog;
 pub use metrics::{
     CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure,
     UpstreamFailure, WaitEnd,
@@ -83,6 +85,7 @@ pub struct ProxyShared {
     header_names: Arc<HeaderNames>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 impl ProxyShared {
@@ -115,7 +118,21 @@ impl ProxyShared {
             limiter,
             hasher,
             on_due,
+            access_log: None,
         }
+    }
+
+    /// Writes what happens to requests to `log`.
+    #[must_use]
+    pub fn with_access_log(mut self, log: Option<AccessLog>) -> Self {
+        self.access_log = log.map(Arc::new);
+        self
+    }
+
+    /// The access log, if one is written.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&Arc<AccessLog>> {
+        self.access_log.as_ref()
     }
 
     /// What the request path counts about itself.

@@ -43,7 +43,8 @@ impl Refusal {
         }
     }
 
-    fn message(&self) -> &'static str {
+    /// What is wrong, in the words that the client gets.
+    pub(super) fn message(&self) -> &'static str {
         match self {
             Self::BadRequest(message) => message,
             Self::NoRoute => "no Route matched with those values",

@@ -20,10 +20,12 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::access_log::{self, Entry};
 use super::body::{RequestBody, ResponseBody};
 use super::charge::Subject;
 use super::client_ip::client_ip;
 use super::connection::{Answered, Connection, InFlight, Tunnel};
+use super::forwarding::client_scheme;
 use super::headers::{
     self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
 };
@@ -46,33 +48,41 @@ pub(super) async fn answer(
     let request_id = headers::client_request_id(request.headers(), connection.peer())
         .unwrap_or_else(|| worker.new_request_id());
     let audience = Audience::new(request.headers(), request.method() == Method::HEAD);
+    let entry = begin_entry(&connection, &request, started);
     let mut turn = Turn {
         connection: &connection,
         request_id: &request_id,
         started,
         decision: None,
         announced: None,
+        entry,
+        route: None,
     };
     let is_head = request.method() == Method::HEAD;
-    let (mut response, ended) = match turn.proxy(request).await {
+    let (mut response, ended, said) = match turn.proxy(request).await {
         Ok((route, reply)) => {
-            let (mut response, ended) = match reply {
+            let (mut response, ended, said) = match reply {
                 Reply::Passed(passed) => (
                     turn.pass_back(passed.answer, passed.websocket, passed.times, in_flight),
                     passed.times.answered,
+                    Said::Upstream(passed.times),
                 ),
-                Reply::Own(own) => (own.into_response(is_head, in_flight), Instant::now()),
+                Reply::Own(own) => (own.into_response(is_head, in_flight), Instant::now(), Said::Route),
             };
             route.change_response(response.headers_mut());
-            (response, ended)
+            (response, ended, said)
         }
         Err(refusal) => (
             refuse(&refusal, &audience, &request_id, in_flight),
             Instant::now(),
+            Said::Weir(refusal.message()),
         ),
     };
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());
+    if let Some(entry) = turn.entry.take() {
+        turn.log(entry, &mut response, said);
+    }
     worker.shard().responded(response.status(), ended - started);
     Ok(response)
 }
@@ -86,6 +96,19 @@ struct Turn<'c> {
     decision: Option<Decision>,
     /// Set when peers are being told of it.
     announced: Option<Announced>,
+    /// Its entry in the access log, if it has one.
+    entry: Option<Box<Entry>>,
+    /// Set once it has one.
+    route: Option<&'c RouteState>,
+}
+
+/// Whose words a response are.
+#[derive(Clone, Copy)]
+enum Said {
+    Upstream(Times),
+    /// A redirect or a fixed response.
+    Route,
+    Weir(&'static str),
 }
 
 /// What a route answers.
@@ -146,8 +169,9 @@ impl<'c> Turn<'c> {
             query: request.uri().query().unwrap_or_default(),
         };
         let (route, hit) = self.shared().route(&wanted).ok_or(Refusal::NoRoute)?;
+        self.route = Some(route);
         let asked = Asked {
-            scheme: headers::client_scheme(request.headers(), self.connection.peer()),
+            scheme: client_scheme(request.headers(), self.connection.peer()),
             host,
             path,
             sent: request.uri().path_and_query(),
@@ -341,6 +365,37 @@ impl<'c> Turn<'c> {
         }
     }
 
+    /// Writes down what came of the request, once its response has ended.
+    #[cold]
+    fn log(&self, mut entry: Box<Entry>, response: &mut Response<ResponseBody>, said: Said) {
+        let verdict = |decision: &Decision| match decision.outcome {
+            Outcome::Admitted => access_log::Verdict::Admitted,
+            Outcome::Denied { window } => {
+                let rules = self.shared().limiter().rules();
+                let rule = decision
+                    .windows
+                    .get(window)
+                    .and_then(|state| rules.get(state.rule));
+                access_log::Verdict::Denied(rule.map(|rule| rule.name.clone()).unwrap_or_default())
+            }
+        };
+        entry.conclude(access_log::Outcome {
+            request_id: self.request_id.clone(),
+            status: response.status(),
+            route: self.route.map(|route| route.config.name.clone()),
+            upstream_time: match said {
+                Said::Upstream(times) => Some(times.answered - times.asked),
+                Said::Route | Said::Weir(_) => None,
+            },
+            limit: self.decision.as_ref().map(verdict),
+            refusal: match said {
+                Said::Upstream(_) | Said::Route => None,
+                Said::Weir(words) => Some(words),
+            },
+        });
+        response.body_mut().log(entry);
+    }
+
     fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
         let request_id = self.request_id.to_str().unwrap_or_default();
         tracing::debug!(request_id, %error, "the upstream gave no answer");
@@ -349,6 +404,20 @@ impl<'c> Turn<'c> {
         }
         Refusal::Upstream(error)
     }
+}
+
+/// The request's entry in the access log, if one is kept of it.
+fn begin_entry(connection: &Connection, request: &Request<Incoming>, started: Instant) -> Option<Box<Entry>> {
+    let worker = connection.worker();
+    let log = worker.shared.access_log()?;
+    let proxy = &worker.shared.config().proxy;
+    let client = client_ip(
+        connection.peer().address,
+        request.headers(),
+        &proxy.trusted_proxies,
+        proxy.client_ip_header,
+    );
+    log.begin(request, client, started, &mut *worker.rng())
 }
 
 fn check_form(request: &Request<Incoming>, headers_max: usize) -> Result<(), Refusal> {

@@ -206,6 +206,11 @@ impl Worker {
         self.shared.metrics().shard(self.index)
     }
 
+    /// The worker's random numbers, for what needs no secrecy.
+    pub(super) fn rng(&self) -> std::cell::RefMut<'_, SmallRng> {
+        self.rng.borrow_mut()
+    }
+
     /// A new request id: 128 random bits in hexadecimal.
     pub(super) fn new_request_id(&self) -> HeaderValue {
         let mut bits = [0_u8; 16];

@@ -99,19 +99,19 @@ fn each_wrong_listener_is_reported() {
         ),
         (
             format!("listen: [{{address: '127.0.0.1:1', tls: {{{PAIR}, min_version: 1.1}}}}]"),
-            "w.yaml:3:88: listen[0].tls.min_version: `1.1` is no version of TLS that is spoken; \
+            "w.yaml:3:89: listen[0].tls.min_version: `1.1` is no version of TLS that is spoken; \
              use `1.2` or `1.3`",
         ),
         (
             format!(
                 "listen: [{{address: '127.0.0.1:1', tls: {{{PAIR}, client_ca: x, client_auth: requird}}}}]"
             ),
-            "w.yaml:3:102: listen[0].tls.client_auth: `requird` is no way to treat clients; \
+            "w.yaml:3:103: listen[0].tls.client_auth: `requird` is no way to treat clients; \
              did you mean `required`?",
         ),
         (
             format!("listen: [{{address: '127.0.0.1:1', tls: {{{PAIR}, client_auth: required}}}}]"),
-            "w.yaml:3:88: listen[0].tls.client_auth: \
+            "w.yaml:3:89: listen[0].tls.client_auth: \
              there is no `client_ca` that a client's certificate could be from; \
              set `client_ca` to a file with the authorities",
         ),

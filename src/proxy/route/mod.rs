@@ -21,7 +21,7 @@ pub(super) use router::{Hit, Router};
 use http::HeaderMap;
 
 use super::charge::ChargePlan;
-use crate::config::{HeaderChanges, PathMatch, RouteConfig, UpstreamConfig};
+use crate::config::{PathMatch, RouteConfig, UpstreamConfig};
 use crate::path::{EscapedSlashes, PathError};
 use action::Action;
 
@@ -60,8 +60,7 @@ impl RouteState {
 
     /// Makes the changes that the route makes to responses.
     pub(super) fn change_response(&self, headers: &mut HeaderMap) {
-        let changes: &HeaderChanges = &self.config.response_headers;
-        changes::apply(changes, headers);
+        changes::apply(&self.config.response_headers, headers);
     }
 }
 

@@ -4,6 +4,7 @@ mod choosing;
 mod examples;
 mod failing;
 mod limiting;
+mod logging;
 mod multiplexing;
 mod passing;
 mod proxy_protocol;
@@ -54,30 +55,16 @@ impl Gateway {
     }
 
     fn start_with(yaml: &str, on_due: OnDue) -> Self {
-        let head = "node_id: n1\nlisten: [127.0.0.1:0]\nproxy:\n  workers: 1\n";
-        let yaml = match yaml.strip_prefix("proxy:\n") {
-            Some(rest) => format!("{head}{rest}"),
-            None => format!("{head}{yaml}"),
-        };
-        Self::run(&yaml, on_due)
+        Self::run(&with_head(yaml), on_due)
     }
 
     /// Runs what a whole configuration says.
     fn run(yaml: &str, on_due: OnDue) -> Self {
-        let config = Config::from_yaml("test", yaml).unwrap_or_else(|errors| panic!("{errors}"));
-        let limiter = Limiter::new(
-            config.limits.rules.clone(),
-            config.sync.mode,
-            config.sync.significance,
-            64,
-        );
-        let hasher = IdentityHasher::new([7; 16]);
-        let shared = Arc::new(ProxyShared::new(
-            Arc::new(config),
-            Arc::new(limiter),
-            hasher,
-            on_due,
-        ));
+        Self::serve(wired(yaml, on_due))
+    }
+
+    fn serve(shared: ProxyShared) -> Self {
+        let shared = Arc::new(shared);
         let proxy = Proxy::start(&shared).unwrap();
         Self { proxy, shared }
     }
@@ -100,6 +87,28 @@ impl Gateway {
         client.send(request).await;
         client.receive().await
     }
+}
+
+/// `yaml` with what every configuration of these tests has.
+fn with_head(yaml: &str) -> String {
+    let head = "node_id: n1\nlisten: [127.0.0.1:0]\nproxy:\n  workers: 1\n";
+    match yaml.strip_prefix("proxy:\n") {
+        Some(rest) => format!("{head}{rest}"),
+        None => format!("{head}{yaml}"),
+    }
+}
+
+/// What a whole configuration says, not started yet.
+fn wired(yaml: &str, on_due: OnDue) -> ProxyShared {
+    let config = Config::from_yaml("test", yaml).unwrap_or_else(|errors| panic!("{errors}"));
+    let limiter = Limiter::new(
+        config.limits.rules.clone(),
+        config.sync.mode,
+        config.sync.significance,
+        64,
+    );
+    let hasher = IdentityHasher::new([7; 16]);
+    ProxyShared::new(Arc::new(config), Arc::new(limiter), hasher, on_due)
 }
 
 /// One end of a raw HTTP/1.1 connection, over TCP or TLS.

@@ -1,6 +1,6 @@
 //! Listeners behind a balancer that says whose connection it passes on.
 
-use super::tls::{Authority, ONE};
+use super::tls::{Authority, ONE, eventually};
 use super::*;
 use crate::proxy::TransportFailure;
 
@@ -122,7 +122,7 @@ async fn a_connection_without_a_valid_header_in_time_is_closed_unanswered() {
             assert!(client.is_at_end().await, "{bytes:?}: {:?}", client.unread);
         }
         let failed = || gateway.metrics().transport_failures[TransportFailure::ProxyHeader as usize];
-        assert_eq!(failed(), refused.len() as u64);
+        eventually(async || failed() == refused.len() as u64).await;
         for begun in ["", "PROXY TCP4 203.0.113.7"] {
             let mut client = gateway.connect().await;
             client.send(begun).await;

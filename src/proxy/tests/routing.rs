@@ -288,18 +288,12 @@ async fn header_changes_see_neither_what_the_client_nominates_nor_each_other() {
 }
 
 #[tokio::test]
-async fn a_redirect_keeps_the_scheme_that_a_trusted_proxy_reports() {
-    let app = named("app").await;
-    let yaml = |trusted: &str| {
-        format!(
-            "proxy:\n  trusted_proxies: [{trusted}]\nupstreams: [{{name: up, targets: ['http://{}']}}]\n\
-             routes: [{{name: r, redirect: {{path: /new}}}}]\n",
-            app.address
-        )
-    };
+async fn a_gateway_that_only_redirects_has_no_upstream_and_keeps_the_scheme_that_a_trusted_proxy_reports() {
     within(async {
         for (trusted, location) in [("127.0.0.1", "https://h/new"), ("10.0.0.1", "http://h/new")] {
-            let gateway = Gateway::start_with(&yaml(trusted), quiet());
+            let proxy = format!("proxy:\n  trusted_proxies: [{trusted}]\n");
+            let yaml = format!("{proxy}routes: [{{name: r, redirect: {{path: /new}}}}]\n");
+            let gateway = Gateway::start_with(&yaml, quiet());
             let response = gateway.get("h", "/", "X-Forwarded-Proto: https\r\n").await;
             assert_eq!(response.field("location").as_deref(), Some(location), "{trusted}");
         }

@@ -7,9 +7,13 @@ use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, ServerName, SignatureVerificationAlgorithm,
+};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::{
+    self, ClientConfig, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 
 use super::*;
 use crate::proxy::{ReloadOutcome, TransportFailure};
@@ -47,6 +51,10 @@ impl Authority {
 
     /// A certificate for `names`; with `://` in it, a name is a URI.
     pub(super) fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_for(names, &KeyPair::generate().unwrap())
+    }
+
+    fn issue_for(&self, names: &[&str], key: &KeyPair) -> Issued {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, names[0]);
         let name = |name: &&str| {
@@ -57,8 +65,7 @@ impl Authority {
             }
         };
         params.subject_alt_names = names.iter().map(name).collect();
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let cert = params.signed_by(key, &self.issuer).unwrap();
         Issued {
             cert: cert.pem(),
             key: key.serialize_pem(),
@@ -67,7 +74,10 @@ impl Authority {
 
     /// Puts a certificate for `names` into the folder as `NAME.pem` and `NAME.key`, and answers what it is.
     pub(super) fn place(&self, name: &str, names: &[&str]) -> CertificateDer<'static> {
-        let issued = self.issue(names);
+        self.put(name, &self.issue(names))
+    }
+
+    fn put(&self, name: &str, issued: &Issued) -> CertificateDer<'static> {
         std::fs::write(self.path(&format!("{name}.pem")), &issued.cert).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), &issued.key).unwrap();
         CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap()
@@ -84,6 +94,7 @@ impl Authority {
         Client {
             roots,
             versions: BOTH,
+            schemes: None,
             alpn: Vec::new(),
             identity: None,
         }
@@ -94,9 +105,16 @@ impl Authority {
 pub(super) struct Client {
     roots: RootCertStore,
     versions: &'static [&'static SupportedProtocolVersion],
+    schemes: Option<Schemes>,
     alpn: Vec<Vec<u8>>,
     identity: Option<Issued>,
 }
+
+/// The kinds of signatures that a client can check.
+type Schemes = &'static [(
+    SignatureScheme,
+    &'static [&'static dyn SignatureVerificationAlgorithm],
+)];
 
 impl Client {
     pub(super) fn with_alpn(mut self, alpn: &[&str]) -> Self {
@@ -116,7 +134,11 @@ impl Client {
 
     /// Connections of one connector resume each other's sessions.
     pub(super) fn connector(&self) -> TlsConnector {
-        let builder = ClientConfig::builder_with_provider(super::super::tls::provider())
+        let mut provider = rustls::crypto::ring::default_provider();
+        if let Some(schemes) = self.schemes {
+            provider.signature_verification_algorithms.mapping = schemes;
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(self.roots.clone());
@@ -185,7 +207,7 @@ pub(super) async fn secured(authority: &Authority, tls: &str, proxy: &str) -> (G
 pub(super) const ONE: &str = "certificates: [{cert: FOLDER/a.pem, key: FOLDER/a.key}]";
 
 /// Tries until `condition` holds; the deadline of the test bounds it.
-async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
     within(async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -257,6 +279,32 @@ async fn served_for(gateway: &Gateway, host: &str) -> CertificateDer<'static> {
 }
 
 #[tokio::test]
+async fn of_two_certificates_for_a_name_a_client_gets_one_that_it_can_check() {
+    let authority = Authority::new();
+    let common = authority.place("a", &["a.test"]);
+    let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let other = authority.put("b", &authority.issue_for(&["a.test"], &ed25519));
+    let tls =
+        "certificates: [{cert: FOLDER/a.pem, key: FOLDER/a.key}, {cert: FOLDER/b.pem, key: FOLDER/b.key}]";
+    let (gateway, _upstream) = secured(&authority, tls, "").await;
+    let all = rustls::crypto::ring::default_provider()
+        .signature_verification_algorithms
+        .mapping;
+    let only = all
+        .iter()
+        .position(|(scheme, _)| *scheme == SignatureScheme::ED25519)
+        .unwrap();
+    let mut client = authority.client();
+    within(async {
+        assert_eq!(shown(&client.connect(&gateway, "a.test").await.unwrap()), common);
+        client.schemes = Some(&all[only..=only]);
+        client.versions = NEWEST;
+        assert_eq!(shown(&client.connect(&gateway, "a.test").await.unwrap()), other);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn both_versions_of_tls_are_served_unless_the_older_one_is_ruled_out() {
     let authority = Authority::new();
     authority.place("a", &["a.test"]);
@@ -284,10 +332,8 @@ async fn both_versions_of_tls_are_served_unless_the_older_one_is_ruled_out() {
     })
     .await;
     assert_eq!((both.metrics().tls_handshakes, upstream.connections()), (2, 0));
-    assert_eq!(
-        newest.metrics().transport_failures[TransportFailure::TlsHandshake as usize],
-        1
-    );
+    let failed = || newest.metrics().transport_failures[TransportFailure::TlsHandshake as usize];
+    eventually(async || failed() == 1).await;
 }
 
 #[tokio::test]
@@ -333,7 +379,7 @@ async fn changed_certificates_are_taken_up_and_connections_go_on() {
 }
 
 /// As mounted secrets change: another file takes the name.
-fn replace(path: &Path, text: &str) {
+pub(super) fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("next");
     std::fs::write(&beside, text).unwrap();
     std::fs::rename(beside, path).unwrap();
@@ -365,8 +411,8 @@ async fn what_is_no_tls_is_answered_with_an_alert_and_closed() {
     })
     .await;
     assert_eq!(upstream.connections(), 0);
-    let failed = gateway.metrics().transport_failures[TransportFailure::TlsHandshake as usize];
-    assert_eq!(failed, garbage.len() as u64);
+    let failed = || gateway.metrics().transport_failures[TransportFailure::TlsHandshake as usize];
+    eventually(async || failed() == garbage.len() as u64).await;
 }
 
 #[tokio::test]
@@ -376,15 +422,32 @@ async fn a_handshake_that_never_ends_is_cut_off_and_frees_its_slot() {
     let bounds = "header_read_timeout: 300ms, connections_max: 1";
     let (gateway, _upstream) = secured(&authority, ONE, bounds).await;
     within(async {
-        for begun in ["", "\x16\x03\x01\x02\x00\x01\x00"] {
+        for (turn, begun) in ["", "\x16\x03\x01\x02\x00\x01\x00"].into_iter().enumerate() {
             let mut stalled = gateway.connect().await;
             stalled.send(begun).await;
+            // Each worker accepts for itself: the other client must not come first.
+            eventually(async || gateway.metrics().accepted == 2 * turn as u64 + 1).await;
             // Waits for the only slot.
             let mut client = authority.client().connect(&gateway, "a.test").await.unwrap();
             client.send(GET).await;
             assert_eq!(client.receive().await.status(), 200);
             assert!(stalled.is_at_end().await);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_handshakes_that_never_end() {
+    let authority = Authority::new();
+    authority.place("a", &["a.test"]);
+    let (gateway, _upstream) = secured(&authority, ONE, "header_read_timeout: 5m").await;
+    let mut stalled = gateway.connect().await;
+    stalled.send("\x16\x03\x01").await;
+    eventually(async || gateway.metrics().connections == 1).await;
+    within(async {
+        assert_eq!(gateway.proxy.stop(PATIENCE * 10).await, 0);
+        assert!(stalled.is_at_end().await);
     })
     .await;
 }

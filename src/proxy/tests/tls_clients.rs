@@ -7,9 +7,9 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio_rustls::rustls::HandshakeKind;
 
-use super::tls::{Authority, GET, ONE, secure, secured};
+use super::tls::{Authority, GET, ONE, eventually, replace, secure, secured};
 use super::*;
-use crate::proxy::TransportFailure;
+use crate::proxy::{ReloadOutcome, TransportFailure};
 
 #[tokio::test]
 async fn http2_is_spoken_by_those_who_agreed_on_it() {
@@ -118,10 +118,8 @@ async fn a_required_certificate_is_checked_and_told_of() {
         assert_eq!(upstream.connections(), requests);
     })
     .await;
-    assert_eq!(
-        gateway.metrics().transport_failures[TransportFailure::TlsHandshake as usize],
-        2
-    );
+    let failed = || gateway.metrics().transport_failures[TransportFailure::TlsHandshake as usize];
+    eventually(async || failed() == 2).await;
 }
 
 #[tokio::test]
@@ -154,6 +152,38 @@ async fn an_optional_certificate_may_be_missing_but_not_wrong_and_nobody_can_cla
             let _ = client.stream.write_all(CLAIM.as_bytes()).await;
             assert!(client.is_at_end().await);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_changed_authority_decides_about_new_connections() {
+    let authority = Authority::new();
+    authority.place("a", &["a.test"]);
+    let tls = format!("{ONE}, client_ca: FOLDER/ca.pem, forward_client_cert: true");
+    let (gateway, _upstream) = secured(&authority, &tls, "").await;
+    let next = Authority::new();
+    let before = authority.client().with_identity(authority.issue(&["before"]));
+    let after = authority.client().with_identity(next.issue(&["after"]));
+    let mut running = within(before.connect(&gateway, "a.test")).await.unwrap();
+    within(running.send(GET)).await;
+    within(running.receive()).await;
+
+    replace(
+        &authority.path("ca.pem"),
+        &std::fs::read_to_string(next.path("ca.pem")).unwrap(),
+    );
+    eventually(async || gateway.metrics().certificate_reloads[ReloadOutcome::Changed as usize] == 1).await;
+    within(async {
+        let mut client = after.connect(&gateway, "a.test").await.unwrap();
+        client.send(GET).await;
+        assert!(told(&client.receive().await).unwrap().contains("CN=after"));
+        if let Ok(mut client) = before.connect(&gateway, "a.test").await {
+            let _ = client.stream.write_all(GET.as_bytes()).await;
+            assert!(client.is_at_end().await, "{:?}", client.unread);
+        }
+        running.send(GET).await;
+        assert!(told(&running.receive().await).unwrap().contains("CN=before"));
     })
     .await;
 }

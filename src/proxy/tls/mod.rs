@@ -8,6 +8,7 @@
 mod certificate;
 mod client;
 mod client_cert;
+mod ends;
 mod pem;
 mod server;
 mod watch;

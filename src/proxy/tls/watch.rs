@@ -5,14 +5,14 @@
     reason = "a shell: whether a certificate has ended is told by the wall clock"
 )]
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use super::TlsError;
+use super::ends::EndWarnings;
 use super::server::{Loaded, Terminator};
 use crate::config::ListenerConfig;
 use crate::proxy::metrics::{CertificateReading, ProxyMetrics, ReloadOutcome};
@@ -20,12 +20,6 @@ use crate::proxy::metrics::{CertificateReading, ProxyMetrics, ReloadOutcome};
 /// How often the files are read: their content is compared, so a swapped symlink of a mounted secret is seen, and
 /// no resolution of timestamps matters.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long before its end a certificate is warned of: authorities that issue for 90 days have failed to renew it for two
-/// weeks by then.
-const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
-/// How often it is warned of again.
-const WARN_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-
 /// The TLS of all listeners, with the thread that follows its files. Dropping it ends the thread.
 pub(in crate::proxy) struct Watch {
     terminators: Vec<Option<Arc<Terminator>>>,
@@ -77,7 +71,7 @@ struct Followed {
 struct Follower {
     followed: Vec<Followed>,
     metrics: Arc<ProxyMetrics>,
-    warned: HashMap<PathBuf, SystemTime>,
+    warnings: EndWarnings,
 }
 
 impl Follower {
@@ -85,7 +79,7 @@ impl Follower {
         Self {
             followed: Vec::new(),
             metrics,
-            warned: HashMap::new(),
+            warnings: EndWarnings::default(),
         }
     }
 
@@ -120,7 +114,7 @@ impl Follower {
                 changed |= followed.reload(&self.metrics);
             }
             if changed {
-                self.warned.clear();
+                self.warnings.forget();
                 self.publish();
             }
             self.warn_of_ends(SystemTime::now());
@@ -142,16 +136,9 @@ impl Follower {
     }
 
     fn warn_of_ends(&mut self, now: SystemTime) {
-        for (path, not_after) in self.followed.iter().flat_map(|followed| &followed.ends) {
-            let end = UNIX_EPOCH + Duration::from_secs(*not_after);
-            let left = end.duration_since(now).unwrap_or_default();
-            let warned = self.warned.get(path);
-            let recently =
-                warned.is_some_and(|at| now.duration_since(*at).is_ok_and(|age| age < WARN_INTERVAL));
-            if left < WARN_BEFORE && !recently {
-                warn_of_end(path, left);
-                self.warned.insert(path.clone(), now);
-            }
+        let ends = self.followed.iter().flat_map(|followed| &followed.ends);
+        for (path, left) in self.warnings.due(ends, now) {
+            warn_of_end(path, left);
         }
     }
 }

@@ -15,7 +15,12 @@ fn led_to(settings: &str, url: &str) -> String {
     );
     let upstreams = upstream.unwrap().upstreams;
     let hasher = crate::limit::IdentityHasher::new([0; 16]);
-    let plan = ChargePlan::new(&[], &routes[0], crate::limit::IpPrefixes::default(), &hasher);
+    let plan = ChargePlan::new(
+        &crate::limit::Rules::new(Vec::new()),
+        &routes[0],
+        crate::limit::IpPrefixes::default(),
+        &hasher,
+    );
     let state = RouteState::new(&routes[0], &upstreams, plan);
     let asked = Asked {
         scheme: UrlScheme::Http,

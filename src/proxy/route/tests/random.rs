@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{HeaderMatch, HostMatch, Pattern, QueryMatch, RouteAction, RouteMatch, ValueMatch};
+use crate::config::{
+    HeaderChanges, HeaderMatch, HostMatch, Pattern, QueryMatch, RouteAction, RouteMatch, ValueMatch,
+};
 
 /// The route that the rules in words choose: of all matches that take the request the highest in rank.
 fn by_the_book(routes: &[RouteConfig], request: &Request) -> Option<usize> {

@@ -1,0 +1,1 @@
+"""Weir beside nginx and HAProxy, in one run: `scripts/bench`."""

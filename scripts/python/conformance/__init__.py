@@ -1,0 +1,1 @@
+"""External suites and hostile clients against a running gateway: `scripts/conformance`."""
