@@ -4,19 +4,22 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::client::TlsStream;
 
+use super::super::body::RequestBody;
 use super::super::strict::{Limits, ResponseGuard};
 use super::super::tls::speaks_http2;
 use super::forward::UpstreamError;
-use super::pool::{Lease, Single, Ticket};
+use super::pool::{Lease, Multiplexed, Open, Single, Ticket};
 use super::state::UpstreamState;
 use super::target::Speaks;
 
@@ -35,6 +38,11 @@ const RESPONSE_LIMITS: Limits = Limits {
 /// Receive windows of HTTP/2, per stream and per connection: a response of a millisecond's distance at 1 GB/s.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// How often a new HTTP/2 connection is looked at for what its server allows, and how many times: a server that says
+/// nothing within a tenth of a second allows one stream.
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+const SETTINGS_LOOKS_MAX: u32 = 100;
 
 impl Ticket {
     /// Opens a connection, for as long as the configuration allows.
@@ -74,26 +82,45 @@ impl Ticket {
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(RESPONSE_HEAD_BYTES_MAX)
+                    // Until the server has said how many.
+                    .initial_max_send_streams(1)
                     .handshake(stream)
                     .await
                     .map_err(UpstreamError::Broken)?;
                 let (lease, shared) = self.lease_http2(sender);
-                let shared = Rc::downgrade(&shared);
-                tokio::task::spawn_local(async move {
-                    let mut connection = pin!(connection);
-                    let ended = poll_fn(|cx| {
-                        let polled = connection.as_mut().poll(cx);
-                        if let (Some(shared), Some(open)) = (shared.upgrade(), &open) {
-                            open.allow_streams(&shared, connection.current_max_send_streams());
-                        }
-                        polled
-                    });
-                    note_end(ended.await);
-                });
+                tokio::task::spawn_local(drive_http2(connection, Rc::downgrade(&shared), open));
                 Ok(lease)
             }
         }
     }
+}
+
+/// Polls an HTTP/2 connection to its end, and tells how many streams the server allows. hyper reads that in a task
+/// of its own, which wakes nobody: in the beginning this looks for it, later whenever a request is sent.
+async fn drive_http2(
+    connection: http2::Connection<Stream, RequestBody, LocalExecutor>,
+    shared: Weak<Multiplexed>,
+    open: Option<Open>,
+) {
+    let mut connection = pin!(connection);
+    let mut looks = tokio::time::interval(SETTINGS_LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks_left = SETTINGS_LOOKS_MAX;
+    let ended = poll_fn(|cx| {
+        let polled = connection.as_mut().poll(cx);
+        let (Some(shared), Some(open)) = (shared.upgrade(), &open) else {
+            return polled;
+        };
+        open.allow_streams(&shared, connection.current_max_send_streams());
+        while !shared.is_settled() && looks.poll_tick(cx).is_ready() {
+            looks_left -= 1;
+            if looks_left == 0 {
+                open.settle(&shared);
+            }
+        }
+        polled
+    });
+    note_end(ended.await);
 }
 
 fn note_end(ended: hyper::Result<()>) {

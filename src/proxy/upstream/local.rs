@@ -174,6 +174,11 @@ impl Upstream {
             }
         };
         let reserved = tokio::time::timeout(self.state.config.pending_timeout, in_turn).await;
+        drop(turn);
+        // Requests that came while this one was woken queued up behind it, and found nobody to wake them.
+        if self.view.borrow().pools.iter().any(|pool| pool.has_room()) {
+            self.queue.room_for_one();
+        }
         reserved.map_err(|_| {
             slot.pending_timed_out.add(1);
             UpstreamError::Overloaded

@@ -61,9 +61,10 @@ struct Idle {
 pub(super) struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
     in_use: Cell<usize>,
-    /// Streams that the server allows, as far as it has said. What is sent beyond waits in hyper, or is refused
-    /// unbegun, and then tried again.
+    /// Streams that the server allows; one until it has said.
     streams_max: Cell<usize>,
+    /// The server has said how many, or took too long to.
+    is_settled: Cell<bool>,
     idle_since: Cell<u32>,
 }
 
@@ -170,9 +171,12 @@ impl Pool {
         None
     }
 
-    /// A connection that others could share is waited for rather than joined by another.
+    /// A connection that others could share is waited for rather than joined by another, until it is known how
+    /// many can.
     fn may_open(&self) -> bool {
-        self.open.get() < self.open_max && !self.opens_shared.get()
+        let shared = self.shared.borrow();
+        let is_settled = |it: &Rc<Multiplexed>| it.is_settled.get() || it.sender.is_closed();
+        self.open.get() < self.open_max && !self.opens_shared.get() && shared.iter().all(is_settled)
     }
 
     fn release(&self, single: Single) {
@@ -208,6 +212,11 @@ impl Pool {
 }
 
 impl Multiplexed {
+    /// Whether it is known how many streams the server allows.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled.get()
+    }
+
     fn has_room(&self) -> bool {
         self.in_use.get() < self.streams_max.get() && !self.sender.is_closed()
     }
@@ -251,7 +260,8 @@ impl Ticket {
         let connection = Rc::new(Multiplexed {
             sender,
             in_use: Cell::new(0),
-            streams_max: Cell::new(STREAMS_MAX),
+            streams_max: Cell::new(1),
+            is_settled: Cell::new(false),
             idle_since: Cell::new(pool.ticks.now()),
         });
         if !pool.is_retired.get() {
@@ -277,9 +287,15 @@ impl Open {
     /// The server allows this many streams on `connection`.
     pub(super) fn allow_streams(&self, connection: &Multiplexed, streams: usize) {
         let former = connection.streams_max.replace(streams.min(STREAMS_MAX));
-        if connection.streams_max.get() > former {
-            self.0.queue.room_for_many();
+        if connection.streams_max.get() != former {
+            self.settle(connection);
         }
+    }
+
+    /// What is known of `connection` now is all that will be.
+    pub(super) fn settle(&self, connection: &Multiplexed) {
+        connection.is_settled.set(true);
+        self.0.queue.room_for_many();
     }
 }
 
