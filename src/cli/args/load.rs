@@ -325,16 +325,22 @@ mod tests {
         let json = Config::from_yaml("w.yaml", include_str!("../../../docs/examples/routes.yaml"));
         let json = json.unwrap().to_json();
         for (section, value) in json.as_object().unwrap() {
-            let (keys, joint) = match value.as_array() {
-                Some(elements) => (elements[0].as_object(), "[]."),
-                None => (value.as_object(), "."),
-            };
-            match keys {
-                Some(keys) => keys
-                    .keys()
-                    .for_each(|key| named(&format!("{section}{joint}{key}"))),
-                None => named(section),
+            match value.as_array() {
+                Some(elements) if elements[0].is_object() => {
+                    each_key(&format!("{section}[]"), &elements[0], &named);
+                }
+                _ => each_key(section, value, &named),
             }
+        }
+    }
+
+    /// Shows every key below `value` to `see`, which stands at `path`.
+    fn each_key(path: &str, value: &serde_json::Value, see: &impl Fn(&str)) {
+        match value.as_object() {
+            Some(keys) => keys
+                .iter()
+                .for_each(|(key, value)| each_key(&format!("{path}.{key}"), value, see)),
+            None => see(path),
         }
     }
 
