@@ -365,7 +365,7 @@ async fn pass_through(connection: &Connection, tunnel: Tunnel) {
 
 /// Runs hyper's HTTP/2 streams on the worker's own thread.
 #[derive(Clone, Copy)]
-struct LocalExecutor;
+pub(super) struct LocalExecutor;
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where

@@ -25,6 +25,7 @@ pub mod proxy_protocol;
 mod respond;
 mod route;
 mod service;
+mod stream;
 pub mod strict;
 mod tls;
 mod transport;

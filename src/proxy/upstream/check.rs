@@ -18,7 +18,8 @@ use rand::{Rng as _, SeedableRng};
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use super::connect::{LocalExecutor, dial};
+use super::super::connection::LocalExecutor;
+use super::connect::dial;
 use super::endpoints::Endpoint;
 use super::state::UpstreamState;
 use super::target::Speaks;

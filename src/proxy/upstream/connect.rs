@@ -3,19 +3,19 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::client::TlsStream;
 
 use super::super::body::RequestBody;
+use super::super::connection::LocalExecutor;
+use super::super::stream::Stream;
 use super::super::strict::{Limits, ResponseGuard};
 use super::super::tls::speaks_http2;
 use super::forward::UpstreamError;
@@ -43,6 +43,9 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// nothing within a tenth of a second allows one stream.
 const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 const SETTINGS_LOOKS_MAX: u32 = 100;
+
+/// A connection to an endpoint, ready for HTTP.
+type UpstreamStream = Stream<TlsStream<TcpStream>>;
 
 impl Ticket {
     /// Opens a connection, for as long as the configuration allows.
@@ -98,7 +101,7 @@ impl Ticket {
 /// Polls an HTTP/2 connection to its end, and tells how many streams the server allows. hyper reads that in a task
 /// of its own, which wakes nobody: in the beginning this looks for it, later whenever a request is sent.
 async fn drive_http2(
-    connection: http2::Connection<Stream, RequestBody, LocalExecutor>,
+    connection: http2::Connection<TokioIo<UpstreamStream>, RequestBody, LocalExecutor>,
     shared: Weak<Multiplexed>,
     open: Option<Open>,
 ) {
@@ -137,7 +140,7 @@ pub(super) async fn dial(
     state: &UpstreamState,
     target: usize,
     address: SocketAddr,
-) -> io::Result<(Stream, Speaks)> {
+) -> io::Result<(TokioIo<UpstreamStream>, Speaks)> {
     let stream = TcpStream::connect(address).await?;
     // A small request must not wait for the acknowledgement of the one before it.
     stream.set_nodelay(true)?;
@@ -145,7 +148,7 @@ pub(super) async fn dial(
     let config = &state.config.targets[target];
     if !config.tls {
         return Ok((
-            Stream::Plain(TokioIo::new(stream)),
+            TokioIo::new(Stream::Plain(stream)),
             speaks.unwrap_or(Speaks::Http1),
         ));
     }
@@ -161,75 +164,5 @@ pub(super) async fn dial(
     if speaks == Some(Speaks::Http2) && agreed != Speaks::Http2 {
         return Err(io::Error::other("the server does not offer HTTP/2 (ALPN)"));
     }
-    Ok((Stream::Tls(Box::new(TokioIo::new(stream))), agreed))
-}
-
-/// The bytes below HTTP.
-pub(super) enum Stream {
-    Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
-}
-
-impl Read for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-}
-
-/// Runs hyper's HTTP/2 streams on the worker's own thread.
-#[derive(Clone, Copy)]
-pub(super) struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
+    Ok((TokioIo::new(Stream::Tls(Box::new(stream))), agreed))
 }
