@@ -227,7 +227,11 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<T
     let (http1, http2, limits) = {
         let plan = connection.worker.plan();
         let config = &plan.shared.config().proxy;
-        (http1_builder(config), http2_builder(config), request_limits(config))
+        (
+            http1_builder(config),
+            http2_builder(config),
+            request_limits(config),
+        )
     };
     let answering = Rc::clone(connection);
     let service = service_fn(move |request| {

@@ -105,11 +105,9 @@ impl Proxy {
 impl Prepared {
     /// Blocks: it reads and opens files.
     fn new(former: &ProxyShared, config: &Config) -> Result<Self, ReloadError> {
-        let upstreams = former.upstreams().followed_by(
-            &config.upstreams,
-            &config.dns,
-            config.proxy.workers,
-        );
+        let upstreams = former
+            .upstreams()
+            .followed_by(&config.upstreams, &config.dns, config.proxy.workers);
         upstreams.secure()?;
         let upstreams = Arc::new(upstreams);
         Ok(Self {

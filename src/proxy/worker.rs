@@ -202,7 +202,12 @@ impl Worker {
     #[cold]
     fn renew(&self) -> Rc<Plan> {
         let known = Rc::clone(&self.plan.borrow());
-        let plan = Rc::new(Plan::new(&self.in_force, self.index, &self.ticks, &known.upstreams));
+        let plan = Rc::new(Plan::new(
+            &self.in_force,
+            self.index,
+            &self.ticks,
+            &known.upstreams,
+        ));
         self.plan.replace(Rc::clone(&plan));
         plan
     }
