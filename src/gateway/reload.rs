@@ -54,7 +54,7 @@ impl Gateway {
             self.reload(load).await;
             tokio::time::sleep(self.config.load().bounded.wait + PAUSE).await;
         }
-        pending().await
+        pending::<()>().await;
     }
 
     /// Puts in force what `load` answers, or changes nothing; answers whether it did. The log says so, with every

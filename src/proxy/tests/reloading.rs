@@ -15,7 +15,7 @@ use super::*;
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 const RELOADS: usize = 100;
 /// Requests that are answered between two reloads, at least.
-const REQUESTS_BETWEEN: usize = 20;
+const REQUESTS_BETWEEN: usize = 100;
 
 /// An upstream that answers with `text`.
 async fn saying(text: &'static str) -> Upstream {
