@@ -9,6 +9,7 @@
 )]
 
 mod observe;
+mod reload;
 mod roster;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminListener};
@@ -29,6 +31,9 @@ use crate::proxy::{AccessLog, Announced, Proxy, ProxyMetrics, ProxyShared};
 use crate::replica::{Generation, ReplicaId};
 
 use self::observe::Observed;
+use self::reload::ReloadCounts;
+
+pub use self::reload::Load;
 
 /// Longest wait for peers to acknowledge the last counts of a node that stops, and for an heir to own its rights:
 /// many rounds of repair, and short beside the 30 s that Kubernetes grants.
@@ -48,7 +53,9 @@ pub enum Ending {
 
 /// One running gateway node.
 pub struct Gateway {
-    config: Arc<Config>,
+    /// What is in force, with the addresses where it really listens.
+    config: Arc<ArcSwap<Config>>,
+    reloads: Arc<ReloadCounts>,
     proxy: Proxy,
     cluster: Arc<ClusterHandle>,
     admin: Admin,
@@ -69,26 +76,30 @@ pub struct Addresses {
 
 impl Gateway {
     /// Runs a node in this process until SIGTERM or SIGINT. Prints one line to standard output once it
-    /// listens.
+    /// listens. At SIGHUP it puts in force what `load` answers.
     ///
     /// # Errors
     /// An address cannot be bound, or a part of the node died.
-    pub fn run(config: Config) -> anyhow::Result<Ending> {
+    pub fn run(config: Config, load: &Load) -> anyhow::Result<Ending> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
-        let ending = runtime.block_on(Self::run_until_signal(config));
+        let ending = runtime.block_on(Self::run_until_signal(config, load));
         // After a second signal nothing that still works off its last task may hold the process.
         runtime.shutdown_background();
         ending
     }
 
-    async fn run_until_signal(config: Config) -> anyhow::Result<Ending> {
+    async fn run_until_signal(config: Config, load: &Load) -> anyhow::Result<Ending> {
         let mut signals = StopSignals::install()?;
-        let gateway = Self::start(config).await?;
+        let mut hangups = signal(SignalKind::hangup()).context("cannot handle signals")?;
+        let mut gateway = Self::start(config).await?;
         gateway.announce()?;
+        let cluster = Arc::clone(&gateway.cluster);
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "stopping"),
-            error = gateway.cluster.failed() => return Err(error.into()),
+            error = cluster.failed() => return Err(error.into()),
+            // A stop does not wait for a reload: that changes everything or nothing.
+            () = gateway.reload_at(&mut hangups, load) => {}
         }
         tokio::select! {
             () = gateway.stop() => Ok(Ending::Drained),
@@ -133,10 +144,12 @@ impl Gateway {
         // Until here nobody could be told of a count; what was counted meanwhile is flushed now.
         drop(flusher.get_or_init(|| cluster.flusher()).request());
 
-        let config = Arc::new(config);
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let reloads = Arc::<ReloadCounts>::default();
         let draining = Arc::new(AtomicBool::new(false));
         let observed = Observed {
             config: Arc::clone(&config),
+            reloads: Arc::clone(&reloads),
             replica,
             limiter,
             proxy_metrics,
@@ -145,12 +158,13 @@ impl Gateway {
         };
         let addresses = Addresses {
             listen: proxy.addresses().to_vec(),
-            admin: config.admin.listen,
+            admin: config.load().admin.listen,
             gossip: cluster.gossip_address(),
         };
-        let admin = admin.serve(Arc::new(observed), config.admin.token.as_deref());
+        let admin = admin.serve(Arc::new(observed), config.load().admin.token.as_deref());
         Ok(Self {
             config,
+            reloads,
             proxy,
             cluster,
             admin,
@@ -169,7 +183,8 @@ impl Gateway {
     /// the peers, leaves, and closes the admin API last, so that all of it can be watched.
     pub async fn stop(self) {
         self.draining.store(true, Ordering::Release);
-        let cut_off = self.proxy.stop(self.config.proxy.drain_timeout).await;
+        let drain_timeout = self.config.load().proxy.drain_timeout;
+        let cut_off = self.proxy.stop(drain_timeout).await;
         if cut_off > 0 {
             tracing::warn!(
                 connections = cut_off,
@@ -202,6 +217,7 @@ impl fmt::Display for Announcement<'_> {
         let Gateway {
             config, addresses, ..
         } = self.0;
+        let config = config.load();
         write!(f, "weir: node {} listening on ", config.node_id)?;
         for (index, listener) in config.listen.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };

@@ -9,7 +9,7 @@ use crate::client::CLIENT_HEADER;
 use crate::{Cluster, Network, Node, Upstream, Wire};
 
 /// The configuration file, in the cluster's directory.
-const CONFIG_FILE: &str = "weir.yaml";
+pub(crate) const CONFIG_FILE: &str = "weir.yaml";
 
 /// What a cluster is started with.
 #[derive(Clone, Debug)]

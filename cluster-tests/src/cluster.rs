@@ -56,6 +56,17 @@ impl Cluster {
         self.wire.as_ref().expect("a wired cluster")
     }
 
+    /// Has the configuration file of every node say `yaml` from now on.
+    ///
+    /// # Panics
+    /// The cluster was started without one, or its directory is not writable.
+    pub fn configure(&self, yaml: &str) {
+        let file = self.directory.path().join(crate::builder::CONFIG_FILE);
+        let former = std::fs::read(&file).expect("the file can be read");
+        assert!(!former.is_empty(), "the nodes have no configuration file");
+        std::fs::write(file, yaml).expect("the directory is writable");
+    }
+
     /// Where clients connect, node by node.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {

@@ -164,6 +164,14 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
+    /// Asks the process to read its configuration anew (SIGHUP), and returns at once.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Stops the process where it stands (SIGSTOP): its sockets stay open and nobody answers.
     ///
     /// # Panics

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub transport_failures: Vec<(&'static str, u64)>,
     /// Changes of certificate files, by what became of them.
     pub certificate_reloads: Vec<(&'static str, u64)>,
+    /// Configurations that were to come into force in the running node, by what became of them.
+    pub config_reloads: Vec<(&'static str, u64)>,
     /// The file of each certificate in force, and its end in seconds since 1970.
     pub certificate_ends: Vec<(String, u64)>,
     /// Counters held now.
@@ -304,6 +306,8 @@ impl Metrics {
         out.counters("transport_failures", help, "reason", &self.transport_failures)?;
         let help = "Changes of certificate files";
         out.counters("certificate_reloads", help, "outcome", &self.certificate_reloads)?;
+        let help = "Reloads of the configuration";
+        out.counters("config_reloads", help, "outcome", &self.config_reloads)?;
         let help = "Unix time at which a certificate in force ends";
         out.family(
             "certificate_not_after_seconds",
@@ -541,6 +545,7 @@ mod tests {
             tls_handshakes: 8,
             transport_failures: vec![("tls_handshake", 2)],
             certificate_reloads: vec![("refused", 1)],
+            config_reloads: vec![("applied", 2)],
             certificate_ends: vec![("/tls/a.pem".into(), 1_900_000_000)],
             upstreams: vec![UpstreamReading {
                 name: "app".into(),
@@ -591,6 +596,7 @@ mod tests {
             "weir_tls_handshakes_total 8",
             "weir_transport_failures_total{reason=\"tls_handshake\"} 2",
             "weir_certificate_reloads_total{outcome=\"refused\"} 1",
+            "weir_config_reloads_total{outcome=\"applied\"} 2",
             "weir_certificate_not_after_seconds{file=\"/tls/a.pem\"} 1900000000",
             "weir_upstream_endpoint{upstream=\"app\",endpoint=\"10.0.0.1:80\",state=\"ejected\"} 1",
             "weir_upstream_panic{upstream=\"app\"} 1",

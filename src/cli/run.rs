@@ -1,19 +1,20 @@
 //! `weir run`: one gateway node, from its configuration to its exit code.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogConfig;
-use crate::gateway::{Ending, Gateway};
+use crate::gateway::{Ending, Gateway, Load};
 
 use super::args::RunArgs;
 
 /// What a shell reports of a program that SIGINT ended (128 + 2).
 const INTERRUPTED: u8 = 130;
 
-/// Runs a node until a signal stops it.
+/// Runs a node until a signal stops it. At SIGHUP it reads its configuration anew, from the same sources.
 ///
 /// # Errors
 /// The configuration is wrong (every error in it is told), an address cannot be bound, or a part of the
@@ -28,7 +29,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&config.log)?;
-    Ok(match Gateway::run(config)? {
+    let args = args.clone();
+    let load: Load = Arc::new(move || args.load());
+    Ok(match Gateway::run(config, &load)? {
         Ending::Drained => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
     })

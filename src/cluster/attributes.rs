@@ -16,7 +16,7 @@ pub(super) const ROSTER: &str = "roster";
 pub(super) const ESTATE: &str = "estate";
 
 const VERSION: &str = "version";
-const CONFIG_DIGEST: &str = "config";
+pub(super) const CONFIG_DIGEST: &str = "config";
 const ADMIN: &str = "admin";
 const LISTEN: &str = "listen";
 const FRAME_VERSION: &str = "frames";

@@ -12,6 +12,7 @@ use crate::limit::{RowRef, SyncMode};
 use crate::replica::{NodeId, ReplicaId};
 
 use super::ClusterError;
+use super::attributes;
 use super::driver::{DriverCommand, RowCounts};
 use super::flush::Flusher;
 use super::members::{Member, View};
@@ -98,6 +99,15 @@ impl ClusterHandle {
         self.ask_membership(MembershipCommand::SetMode(mode, reply))
             .await?;
         answer.await.map_err(|_| self.stopped())
+    }
+
+    /// Tells the peers the digest of the configuration that is now in force.
+    ///
+    /// # Errors
+    /// [`ClusterError::Stopped`]; they are not told.
+    pub async fn set_config_digest(&self, digest: String) -> Result<(), ClusterError> {
+        let publish = MembershipCommand::Publish(attributes::CONFIG_DIGEST, digest);
+        self.ask_membership(publish).await
     }
 
     /// Whether this node knows what one peer knew when it joined, or waited long enough for one. Once

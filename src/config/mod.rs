@@ -21,6 +21,7 @@ mod layer;
 mod listeners;
 mod proxy;
 mod read;
+mod restart;
 mod routes;
 mod scalars;
 mod syntax;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
+use super::reload::ReloadCounts;
 use crate::admin::metrics::{self, DecisionCount, GossipReading, HistogramReading, Metrics, WaitReading};
 use crate::admin::views::{
     ForgetView, ModeView, NodeState, NodeView, PeersView, RosterView, SelfView, rfc3339,
@@ -25,7 +27,8 @@ use crate::replica::{NodeId, ReplicaId};
 
 /// What a running node is made of, as far as it can be looked at.
 pub(super) struct Observed {
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) reloads: Arc<ReloadCounts>,
     pub(super) replica: ReplicaId,
     pub(super) limiter: Arc<Limiter>,
     pub(super) proxy_metrics: Arc<ProxyMetrics>,
@@ -70,7 +73,7 @@ impl Node for Observed {
     }
 
     fn config(&self) -> serde_json::Value {
-        self.config.to_json()
+        self.config.load().to_json()
     }
 
     fn metrics(&self) -> Metrics {
@@ -93,6 +96,7 @@ impl Node for Observed {
             peers_live: live.len() as u64,
             peer_clock_offsets_ms: offsets.collect(),
             config_mismatches: live.iter().filter(|peer| !peer.config_matches).count() as u64,
+            config_reloads: self.reloads.readings(),
             ..Metrics::default()
         };
         read_proxy(&mut metrics, &self.proxy_metrics.snapshot());
@@ -106,7 +110,7 @@ impl Node for Observed {
     }
 
     async fn set_mode(&self, mode: SyncMode) -> Result<ModeView, Refused> {
-        if let Some(objection) = self.config.objection_to(mode) {
+        if let Some(objection) = self.config.load().objection_to(mode) {
             return Err(Refused::Conflict(objection));
         }
         let set = self
@@ -134,12 +138,13 @@ impl Node for Observed {
 impl Observed {
     fn self_view(&self, status: &ClusterStatus) -> SelfView {
         let draining = self.draining.load(Ordering::Acquire);
+        let config = self.config.load();
         let node = NodeView {
             node_id: self.replica.node.to_string(),
             generation: self.replica.generation.0,
             gossip_address: Some(self.cluster.gossip_address().to_string()),
-            admin_address: Some(self.config.admin.listen.to_string()),
-            listen_address: self.config.listen.first().map(|one| one.address.to_string()),
+            admin_address: Some(config.admin.listen.to_string()),
+            listen_address: config.listen.first().map(|one| one.address.to_string()),
             state: if draining {
                 NodeState::Leaving
             } else {
@@ -147,7 +152,7 @@ impl Observed {
             },
             last_row_age_ms: Some(0),
             clock_offset_ms: Some(0),
-            config_digest: Some(self.config.digest()),
+            config_digest: Some(config.digest()),
             config_matches: true,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             mode: Some(self.limiter.mode()),
@@ -179,7 +184,7 @@ impl Observed {
             last_row_age_ms: heard.and_then(|peer| peer.last_heard).map(millis),
             clock_offset_ms: heard.and_then(|peer| peer.clock_offset_ms),
             config_digest: digest.cloned(),
-            config_matches: digest.is_none_or(|digest| *digest == self.config.digest()),
+            config_matches: digest.is_none_or(|digest| *digest == self.config.load().digest()),
             version: Some(told.version.clone()).filter(|version| !version.is_empty()),
             mode: told.mode.map(|told| told.set.mode),
         }

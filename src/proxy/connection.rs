@@ -122,7 +122,7 @@ impl Connection {
     /// Counts this among its client's connections; `None` when it has too many. A trusted proxy speaks for
     /// many clients, and has no limit.
     fn slot(&self) -> Option<Option<ClientSlot>> {
-        let slots = self.worker.shared.client_slots().filter(|_| !self.peer().trusted);
+        let slots = self.worker.client_slots().filter(|_| !self.peer().trusted);
         match slots {
             None => Some(None),
             Some(slots) => slots.take(self.peer().address).map(Some),
@@ -223,7 +223,16 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<T
     let Some(io) = read_preface(connection, stream).await else {
         return;
     };
-    let config = &connection.worker.shared.config().proxy;
+    // Not kept for the life of the connection: what it refers to lives as long.
+    let (http1, http2, limits) = {
+        let plan = connection.worker.plan();
+        let config = &plan.shared.config().proxy;
+        (
+            http1_builder(config),
+            http2_builder(config),
+            request_limits(config),
+        )
+    };
     let answering = Rc::clone(connection);
     let service = service_fn(move |request| {
         let connection = Rc::clone(&answering);
@@ -235,13 +244,11 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<T
     let ledger = Arc::clone(&connection.ledger);
     if io.is_http2() {
         connection.pace.is_http2();
-        let builder = http2_builder(config);
-        let http = builder.serve_connection(FrameGuard::new(io, ledger), service);
+        let http = http2.serve_connection(FrameGuard::new(io, ledger), service);
         drive(connection, http).await;
     } else {
-        let io = Guard::new(io, request_limits(config), ledger);
-        let builder = http1_builder(config);
-        drive(connection, builder.serve_connection(io, service).with_upgrades()).await;
+        let io = Guard::new(io, limits, ledger);
+        drive(connection, http1.serve_connection(io, service).with_upgrades()).await;
     }
     let tunnel = connection.tunnel.take();
     if let Some(tunnel) = tunnel {

@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection;
-use super::tls::Terminator;
+use super::tls::{Terminator, Watch};
 use super::worker::Worker;
+use crate::config::ListenerConfig;
 
 /// Connections that wait to be accepted, per listener; the kernel caps it at `somaxconn` (4,096 by default).
 const BACKLOG: i32 = 4096;
@@ -31,10 +32,23 @@ pub(super) struct Terms {
     pub(super) proxy_protocol: bool,
 }
 
+impl Terms {
+    /// Those of each of `listeners`, whose TLS is that of `certificates`.
+    pub(super) fn of(listeners: &[ListenerConfig], certificates: &Watch) -> Vec<Self> {
+        let with_tls = listeners.iter().zip(certificates.terminators());
+        let terms = with_tls.map(|(listener, terminator)| Self {
+            tls: terminator.clone(),
+            proxy_protocol: listener.proxy_protocol,
+        });
+        terms.collect()
+    }
+}
+
 /// One worker's part of a listener.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
-    pub(super) terms: Rc<Terms>,
+    /// Its place in the configuration.
+    pub(super) index: usize,
 }
 
 /// Binds `address` once per worker; port 0 becomes the same free port for all.
@@ -72,11 +86,11 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
     loop {
         match listener.socket.accept().await {
             Ok((stream, peer)) => {
-                let slots = Arc::clone(worker.shared.connection_slots());
+                let slots = Arc::clone(worker.connection_slots());
                 let Ok(permit) = slots.acquire_owned().await else {
                     return;
                 };
-                start(&worker, stream, &listener.terms, peer, permit);
+                start(&worker, stream, &listener, peer, permit);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -91,18 +105,18 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
 pub(super) fn accept_waiting(worker: &Rc<Worker>, listener: &Listener) {
     let mut cx = Context::from_waker(Waker::noop());
     while let Poll::Ready(Ok((stream, peer))) = listener.socket.poll_accept(&mut cx) {
-        let slots = Arc::clone(worker.shared.connection_slots());
+        let slots = Arc::clone(worker.connection_slots());
         let Ok(permit) = slots.try_acquire_owned() else {
             return;
         };
-        start(worker, stream, &listener.terms, peer, permit);
+        start(worker, stream, listener, peer, permit);
     }
 }
 
 fn start(
     worker: &Rc<Worker>,
     stream: TcpStream,
-    terms: &Rc<Terms>,
+    listener: &Listener,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
 ) {
@@ -111,9 +125,12 @@ fn start(
         tracing::debug!(%error, "connection ended before it was served");
         return;
     }
+    let plan = worker.plan();
+    let Some(terms) = plan.terms.get(listener.index).cloned() else {
+        return;
+    };
     let registered = worker.register(peer.ip(), permit);
-    let serving: Pin<Box<dyn Future<Output = ()>>> =
-        Box::pin(connection::serve(registered, stream, Rc::clone(terms)));
+    let serving: Pin<Box<dyn Future<Output = ()>>> = Box::pin(connection::serve(registered, stream, terms));
     tokio::task::spawn_local(serving);
 }
 

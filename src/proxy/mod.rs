@@ -17,11 +17,13 @@ mod connection;
 mod forwarded;
 mod forwarding;
 mod headers;
+mod in_force;
 mod listener;
 mod metrics;
 mod pace;
 mod preface;
 pub mod proxy_protocol;
+mod reload;
 mod respond;
 mod route;
 mod service;
@@ -48,8 +50,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::{Config, RouteConfig};
 use crate::limit::headers::HeaderNames;
-use crate::limit::{IdentityHasher, Limiter};
+use crate::limit::{IdentityHasher, Limiter, Rules};
 use charge::ChargePlan;
+use in_force::{Edition, InForce};
 use listener::Terms;
 use route::{Hit, RouteState, Router, Wanted};
 use strict::ClientSlots;
@@ -61,6 +64,7 @@ pub use metrics::{
     CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure,
     UpstreamFailure, WaitEnd,
 };
+pub use reload::ReloadError;
 pub use tls::TlsError;
 pub use upstream::{EndpointReading, UpstreamReading};
 
@@ -76,20 +80,27 @@ pub type OnDue = Arc<dyn Fn() -> Announced + Send + Sync>;
 /// thread, and short against what a client would notice.
 const ANNOUNCE_MAX: Duration = Duration::from_millis(5);
 
-/// What all workers of a proxy share.
+/// What all workers of a proxy share, for one configuration.
 pub struct ProxyShared {
     config: Arc<Config>,
-    limiter: Arc<Limiter>,
-    hasher: IdentityHasher,
-    on_due: OnDue,
-    metrics: Arc<ProxyMetrics>,
+    lasting: Lasting,
+    rules: Rules,
     router: Router,
     routes: Vec<RouteState>,
     upstreams: Arc<Upstreams>,
     header_names: Arc<HeaderNames>,
+    access_log: Option<Arc<AccessLog>>,
+}
+
+/// What outlasts a configuration.
+#[derive(Clone)]
+struct Lasting {
+    limiter: Arc<Limiter>,
+    hasher: IdentityHasher,
+    on_due: OnDue,
+    metrics: Arc<ProxyMetrics>,
     node: HeaderValue,
     connection_slots: Arc<Semaphore>,
-    access_log: Option<Arc<AccessLog>>,
     client_slots: Option<Arc<ClientSlots>>,
 }
 
@@ -100,31 +111,43 @@ impl ProxyShared {
     /// If a route names an upstream that `config` does not have; a checked configuration has it.
     #[must_use]
     pub fn new(config: Arc<Config>, limiter: Arc<Limiter>, hasher: IdentityHasher, on_due: OnDue) -> Self {
-        let rules = limiter.rules();
-        let state = |route: &RouteConfig| {
-            let plan = ChargePlan::new(&rules, route, config.limits.ip_prefixes, &hasher);
-            RouteState::new(route, &config.upstreams, plan)
-        };
         let upstreams = Upstreams::new(&config.upstreams, &config.dns, config.proxy.workers);
-        let upstreams = Arc::new(upstreams);
-        let metrics = ProxyMetrics::new(config.proxy.workers);
-        metrics.watch(&upstreams);
-        Self {
-            upstreams,
-            routes: config.routes.iter().map(state).collect(),
-            router: Router::new(&config.routes),
-            metrics: Arc::new(metrics),
-            header_names: limiter.header_names(),
+        let connections_max = config.proxy.connections_max;
+        let lasting = Lasting {
+            metrics: Arc::new(ProxyMetrics::new(config.proxy.workers)),
             node: HeaderValue::from_str(config.node_id.as_str()).expect("a node id is visible ASCII"),
             client_slots: ClientSlots::new(config.proxy.connections_per_client_max),
-            connection_slots: Arc::new(Semaphore::new(
-                config.proxy.connections_max.clamp(1, Semaphore::MAX_PERMITS),
-            )),
-            config,
+            connection_slots: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
             limiter,
             hasher,
             on_due,
-            access_log: None,
+        };
+        let shared = Self::build(config, lasting, Arc::new(upstreams), None);
+        shared.metrics().watch(&shared.upstreams);
+        shared
+    }
+
+    /// For the rules that the limiter has in force.
+    fn build(
+        config: Arc<Config>,
+        lasting: Lasting,
+        upstreams: Arc<Upstreams>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Self {
+        let rules = lasting.limiter.rules();
+        let state = |route: &RouteConfig| {
+            let plan = ChargePlan::new(&rules, route, config.limits.ip_prefixes, &lasting.hasher);
+            RouteState::new(route, &config.upstreams, plan)
+        };
+        Self {
+            routes: config.routes.iter().map(state).collect(),
+            router: Router::new(&config.routes),
+            header_names: lasting.limiter.header_names(),
+            rules,
+            config,
+            lasting,
+            upstreams,
+            access_log,
         }
     }
 
@@ -144,7 +167,7 @@ impl ProxyShared {
     /// What the request path counts about itself.
     #[must_use]
     pub fn metrics(&self) -> &Arc<ProxyMetrics> {
-        &self.metrics
+        &self.lasting.metrics
     }
 
     fn upstreams(&self) -> &Upstreams {
@@ -156,11 +179,11 @@ impl ProxyShared {
     }
 
     fn limiter(&self) -> &Limiter {
-        &self.limiter
+        &self.lasting.limiter
     }
 
     fn hasher(&self) -> &IdentityHasher {
-        &self.hasher
+        &self.lasting.hasher
     }
 
     fn header_names(&self) -> &HeaderNames {
@@ -168,19 +191,19 @@ impl ProxyShared {
     }
 
     fn node(&self) -> &HeaderValue {
-        &self.node
+        &self.lasting.node
     }
 
     fn connection_slots(&self) -> &Arc<Semaphore> {
-        &self.connection_slots
+        &self.lasting.connection_slots
     }
 
     fn client_slots(&self) -> Option<&Arc<ClientSlots>> {
-        self.client_slots.as_ref()
+        self.lasting.client_slots.as_ref()
     }
 
     fn announce(&self) -> Announced {
-        (self.on_due)()
+        (self.lasting.on_due)()
     }
 
     fn route(&self, wanted: &Wanted<'_>) -> Option<(&RouteState, Hit<'_>)> {
@@ -193,8 +216,9 @@ impl ProxyShared {
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
     workers: Vec<WorkerThread>,
-    _attendance: Option<Attendance>,
-    _certificates: tls::Watch,
+    in_force: Arc<InForce>,
+    attendance: Option<Attendance>,
+    certificates: tls::Watch,
 }
 
 struct WorkerThread {
@@ -209,24 +233,25 @@ impl Proxy {
     /// When a certificate cannot be used, an address cannot be bound or is in use, or a thread or its runtime
     /// cannot be made; nothing is left running then.
     pub fn start(shared: &Arc<ProxyShared>) -> io::Result<Self> {
-        let count = shared.config.proxy.workers.max(1);
-        let certificates = tls::Watch::start(&shared.config.listen, &shared.metrics);
+        let config = &shared.config;
+        let count = config.proxy.workers.max(1);
+        let certificates = tls::Watch::start(&config.listen, shared.metrics());
         let certificates = certificates.map_err(io::Error::other)?;
         shared.upstreams.secure().map_err(io::Error::other)?;
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-        for (config, terminator) in shared.config.listen.iter().zip(certificates.terminators()) {
-            let (bound, of_workers) = listener::bind(config.address, count)?;
+        for listener in &config.listen {
+            let (bound, of_workers) = listener::bind(listener.address, count)?;
             addresses.push(bound);
-            let terms = Terms {
-                tls: terminator.clone(),
-                proxy_protocol: config.proxy_protocol,
-            };
             for (all, one) in listeners.iter_mut().zip(of_workers) {
-                all.push((one, terms.clone()));
+                all.push(one);
             }
         }
-        let spawn = |(index, listeners)| spawn_worker(Arc::clone(shared), index, listeners);
+        let in_force = Arc::new(InForce::new(Edition {
+            shared: Arc::clone(shared),
+            terms: Terms::of(&config.listen, &certificates),
+        }));
+        let spawn = |(index, listeners)| spawn_worker(Arc::clone(&in_force), index, listeners);
         let workers = listeners
             .into_iter()
             .enumerate()
@@ -235,8 +260,9 @@ impl Proxy {
         Ok(Self {
             addresses,
             workers,
-            _attendance: Attendance::start(&shared.upstreams)?,
-            _certificates: certificates,
+            in_force,
+            attendance: Attendance::start(&shared.upstreams)?,
+            certificates,
         })
     }
 
@@ -261,9 +287,9 @@ impl Proxy {
 }
 
 fn spawn_worker(
-    shared: Arc<ProxyShared>,
+    in_force: Arc<InForce>,
     index: usize,
-    listeners: Vec<(std::net::TcpListener, Terms)>,
+    listeners: Vec<std::net::TcpListener>,
 ) -> io::Result<WorkerThread> {
     let (stop, stopped) = oneshot::channel();
     let (report, started) = mpsc::sync_channel(1);
@@ -271,7 +297,7 @@ fn spawn_worker(
         .name(format!("weir-proxy-{index}"))
         .spawn(move || {
             let started = move |outcome| drop(report.send(outcome));
-            Worker::run(shared, index, listeners, started, stopped)
+            Worker::run(in_force, index, listeners, started, stopped)
         })?;
     started
         .recv()

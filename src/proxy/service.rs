@@ -29,6 +29,7 @@ use super::forwarding::client_scheme;
 use super::headers::{
     self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
 };
+use super::in_force::Plan;
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{Asked, Forwarding, OwnAnswer, RouteState, Step, Wanted};
 use super::strict;
@@ -49,12 +50,14 @@ pub(super) async fn answer(
     let started = Instant::now();
     let in_flight = InFlight::new(&connection);
     let worker = connection.worker();
+    let plan = worker.plan();
     let request_id = headers::client_request_id(request.headers(), connection.peer())
         .unwrap_or_else(|| worker.new_request_id());
     let audience = Audience::new(request.headers(), request.method() == Method::HEAD);
-    let entry = begin_entry(&connection, &request, started);
+    let entry = begin_entry(&plan.shared, &connection, &request, started);
     let mut turn = Turn {
         connection: &connection,
+        plan: &plan,
         request_id: &request_id,
         started,
         decision: None,
@@ -101,6 +104,8 @@ pub(super) async fn answer(
 /// One request on its way.
 struct Turn<'c> {
     connection: &'c Rc<Connection>,
+    /// What it goes by, to its end.
+    plan: &'c Plan,
     request_id: &'c HeaderValue,
     started: Instant,
     /// Set once limits have looked at the request.
@@ -147,7 +152,7 @@ struct Times {
 
 impl<'c> Turn<'c> {
     fn shared(&self) -> &'c ProxyShared {
-        &self.connection.worker().shared
+        &self.plan.shared
     }
 
     async fn proxy(&mut self, mut request: Request<Incoming>) -> Result<(&'c RouteState, Reply), Refusal> {
@@ -283,7 +288,7 @@ impl<'c> Turn<'c> {
         let websocket = headers::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let worker = self.connection.worker();
-        let upstream = &worker.upstreams[route.upstream];
+        let upstream = &self.plan.upstreams[route.upstream];
         let hash = upstream.hash(&parts.headers, || self.client_ip(&parts.headers));
         let version = std::mem::replace(&mut parts.version, Version::HTTP_11);
         headers::prepare_request(
@@ -400,11 +405,8 @@ impl<'c> Turn<'c> {
         let verdict = |decision: &Decision| match decision.outcome {
             Outcome::Admitted => access_log::Verdict::Admitted,
             Outcome::Denied { window } => {
-                let rules = self.shared().limiter().rules();
-                let rule = decision
-                    .windows
-                    .get(window)
-                    .and_then(|state| rules.get(state.rule));
+                let denying = decision.windows.get(window);
+                let rule = denying.and_then(|state| self.shared().rules.get(state.rule));
                 access_log::Verdict::Denied(rule.map(|rule| rule.name.clone()).unwrap_or_default())
             }
         };
@@ -439,17 +441,21 @@ impl<'c> Turn<'c> {
 }
 
 /// The request's entry in the access log, if one is kept of it.
-fn begin_entry(connection: &Connection, request: &Request<Incoming>, started: Instant) -> Option<Box<Entry>> {
-    let worker = connection.worker();
-    let log = worker.shared.access_log()?;
-    let proxy = &worker.shared.config().proxy;
+fn begin_entry(
+    shared: &ProxyShared,
+    connection: &Connection,
+    request: &Request<Incoming>,
+    started: Instant,
+) -> Option<Box<Entry>> {
+    let log = shared.access_log()?;
+    let proxy = &shared.config().proxy;
     let client = client_ip(
         connection.peer().address,
         request.headers(),
         &proxy.trusted_proxies,
         proxy.client_ip_header,
     );
-    log.begin(request, client, started, &mut *worker.rng())
+    log.begin(request, client, started, &mut *connection.worker().rng())
 }
 
 fn bad_path(error: PathError) -> Refusal {

@@ -82,7 +82,6 @@ async fn prepare(
     mut stream: TcpStream,
     terms: &Terms,
 ) -> Result<(ClientStream, Peer), (TransportFailure, io::Error)> {
-    let config = &connection.worker().shared.config().proxy;
     let mut address = connection.peer().address;
     if terms.proxy_protocol {
         if !connection.peer().trusted {
@@ -93,7 +92,7 @@ async fn prepare(
         let client = client.map_err(|error| (TransportFailure::ProxyHeader, error))?;
         address = client.map_or(address, |client| client.ip());
     }
-    let peer = Peer::new(address, config);
+    let peer = Peer::new(address, &connection.worker().plan().shared.config().proxy);
     match &terms.tls {
         None => Ok((ClientStream::Plain(stream), peer)),
         Some(terminator) => {

@@ -1,6 +1,6 @@
 //! One worker: a thread with its own runtime, listeners, connections and upstream pools.
 //!
-//! Workers share the configuration, the limiter and the connection cap, and nothing else.
+//! Workers share what is in force, the limiter and the bounds on connections, and nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,19 +16,22 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::ProxyShared;
 use super::connection::{Connection, Signal};
 use super::forwarding::Peer;
-use super::listener::{self, Listener, Terms};
-use super::metrics::Shard;
+use super::in_force::{InForce, Plan};
+use super::listener::{self, Listener};
+use super::metrics::{ProxyMetrics, Shard};
 use super::pace::Allowed;
-use super::upstream::Upstream;
+use super::strict::ClientSlots;
 
 /// An upstream connection idle for this long is closed: under the 60 s after which common servers (nginx
 /// 75 s, Apache and Node less) close it themselves, so that few requests meet a closing connection.
 const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(50);
+/// The heartbeat is an eighth of the shortest timeout, within these bounds.
+const PERIOD_MIN: Duration = Duration::from_millis(10);
+const PERIOD_MAX: Duration = Duration::from_secs(1);
 /// Latencies up to this many milliseconds have their header value ready.
 const READY_MILLIS: u64 = 512;
 
@@ -46,10 +49,13 @@ impl Ticks {
 
 /// What a worker's connections share.
 pub(super) struct Worker {
-    pub(super) shared: Arc<ProxyShared>,
-    pub(super) upstreams: Vec<Upstream>,
     pub(super) ticks: Rc<Ticks>,
     index: usize,
+    in_force: Arc<InForce>,
+    plan: RefCell<Rc<Plan>>,
+    metrics: Arc<ProxyMetrics>,
+    connection_slots: Arc<Semaphore>,
+    client_slots: Option<Arc<ClientSlots>>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
     draining: Cell<bool>,
@@ -59,15 +65,15 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn new(shared: Arc<ProxyShared>, index: usize) -> Self {
+    fn new(in_force: Arc<InForce>, index: usize) -> Self {
         let ticks = Rc::<Ticks>::default();
-        let workers = shared.config().proxy.workers;
-        let upstreams = shared.upstreams().states().iter();
+        let plan = Plan::new(&in_force, index, &ticks, &[]);
         Self {
-            upstreams: upstreams
-                .map(|state| Upstream::new(state, (index, workers), &ticks))
-                .collect(),
-            shared,
+            metrics: Arc::clone(plan.shared.metrics()),
+            connection_slots: Arc::clone(plan.shared.connection_slots()),
+            client_slots: plan.shared.client_slots().cloned(),
+            plan: RefCell::new(Rc::new(plan)),
+            in_force,
             ticks,
             index,
             connections: RefCell::default(),
@@ -82,9 +88,9 @@ impl Worker {
     /// Runs until told to stop, then until its connections have drained or the time for that is over.
     /// Answers how many connections were cut off.
     pub(super) fn run(
-        shared: Arc<ProxyShared>,
+        in_force: Arc<InForce>,
         index: usize,
-        listeners: Vec<(StdListener, Terms)>,
+        listeners: Vec<StdListener>,
         started: impl FnOnce(io::Result<()>),
         stop: oneshot::Receiver<Duration>,
     ) -> usize {
@@ -99,14 +105,12 @@ impl Worker {
             }
         };
         let cut_off = runtime.block_on(async {
-            let worker = Rc::new(Self::new(shared, index));
-            let listener = |(socket, terms)| {
-                Ok(Listener {
-                    socket: TcpListener::from_std(socket)?,
-                    terms: Rc::new(terms),
-                })
+            let worker = Rc::new(Self::new(in_force, index));
+            let listener = |(index, socket)| {
+                let socket = TcpListener::from_std(socket)?;
+                Ok(Listener { socket, index })
             };
-            let listeners: io::Result<Vec<_>> = listeners.into_iter().map(listener).collect();
+            let listeners: io::Result<Vec<_>> = listeners.into_iter().enumerate().map(listener).collect();
             match listeners {
                 Ok(listeners) => {
                     started(Ok(()));
@@ -133,6 +137,7 @@ impl Worker {
             })
             .collect();
         let heart = tokio::task::spawn_local(Rc::clone(&self).beat());
+        let follower = tokio::task::spawn_local(Rc::clone(&self).follow());
         // A proxy that was dropped without a stop ends at once.
         let patience = stop.await.unwrap_or_default();
 
@@ -150,44 +155,78 @@ impl Worker {
             let _ = tokio::time::timeout(patience, self.drained.notified()).await;
         }
         heart.abort();
+        follower.abort();
         self.connections.borrow().len()
     }
 
     /// Counts ticks, closes client connections that do not move, and upstream connections that are
     /// idle for too long.
     async fn beat(self: Rc<Self>) {
-        let config = &self.shared.config().proxy;
-        let shortest = [
-            config.header_read_timeout,
-            config.body_timeout,
-            config.send_timeout,
-            config.keep_alive_timeout,
-            config.tunnel_timeout,
-        ];
-        let shortest = shortest.into_iter().min().unwrap_or_default();
-        let period = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        let allowed = Allowed::new(config, period);
-        let upstream_ticks = UPSTREAM_IDLE_MAX.as_millis().div_ceil(period.as_millis());
-        let upstream_ticks = u32::try_from(upstream_ticks).unwrap_or(u32::MAX);
+        let mut rhythm = Rhythm::new(&self.plan(), PERIOD_MAX);
         loop {
-            tokio::time::sleep(period).await;
+            tokio::time::sleep(rhythm.period).await;
+            let plan = self.plan();
+            if plan.generation != rhythm.generation {
+                rhythm = Rhythm::new(&plan, rhythm.period);
+            }
             self.ticks.0.set(self.ticks.now().wrapping_add(1));
             let connections = self.connections.borrow();
             connections
                 .values()
-                .for_each(|connection| connection.check(&allowed));
+                .for_each(|connection| connection.check(&rhythm.allowed));
             drop(connections);
-            self.upstreams
-                .iter()
-                .for_each(|upstream| upstream.sweep(upstream_ticks));
+            let upstreams = plan.upstreams.iter();
+            upstreams.for_each(|upstream| upstream.sweep(rhythm.upstream_ticks));
         }
+    }
+
+    /// Takes up what comes into force although no request begins: what went before can end then.
+    async fn follow(self: Rc<Self>) {
+        let mut changes = self.in_force.changes();
+        self.plan();
+        while changes.changed().await.is_ok() {
+            self.plan();
+        }
+    }
+
+    /// What is in force.
+    pub(super) fn plan(&self) -> Rc<Plan> {
+        let plan = self.plan.borrow();
+        if plan.generation == self.in_force.generation() {
+            return Rc::clone(&plan);
+        }
+        drop(plan);
+        self.renew()
+    }
+
+    #[cold]
+    fn renew(&self) -> Rc<Plan> {
+        let known = Rc::clone(&self.plan.borrow());
+        let plan = Rc::new(Plan::new(
+            &self.in_force,
+            self.index,
+            &self.ticks,
+            &known.upstreams,
+        ));
+        self.plan.replace(Rc::clone(&plan));
+        plan
+    }
+
+    /// Leave to have connections, for all workers.
+    pub(super) fn connection_slots(&self) -> &Arc<Semaphore> {
+        &self.connection_slots
+    }
+
+    /// How many each client has, if that is bounded.
+    pub(super) fn client_slots(&self) -> Option<&Arc<ClientSlots>> {
+        self.client_slots.as_ref()
     }
 
     /// Registers a connection to `peer`, until the answer is dropped.
     pub(super) fn register(self: &Rc<Self>, peer: IpAddr, permit: OwnedSemaphorePermit) -> Registered {
         let id = self.next_connection.get();
         self.next_connection.set(id.wrapping_add(1));
-        let peer = Peer::new(peer, &self.shared.config().proxy);
+        let peer = Peer::new(peer, &self.plan().shared.config().proxy);
         let connection = Rc::new(Connection::new(Rc::clone(self), peer));
         if self.draining.get() {
             connection.signal(Signal::Drain);
@@ -204,7 +243,7 @@ impl Worker {
 
     /// The counters that only this worker writes.
     pub(super) fn shard(&self) -> &Shard {
-        self.shared.metrics().shard(self.index)
+        self.metrics.shard(self.index)
     }
 
     /// The worker's random numbers, for what needs no secrecy.
@@ -231,6 +270,38 @@ impl Worker {
             .ok()
             .and_then(|index| self.ready_millis.get(index));
         ready.cloned().unwrap_or_else(|| HeaderValue::from(millis))
+    }
+}
+
+/// How often a worker looks at its connections, and what it expects of them then.
+struct Rhythm {
+    generation: u64,
+    period: Duration,
+    allowed: Allowed,
+    upstream_ticks: u32,
+}
+
+impl Rhythm {
+    /// What `plan` asks for, with a period of at most `period_max`. It never grows: ages are counted in ticks, and
+    /// those of before would stand for more time than has passed.
+    fn new(plan: &Plan, period_max: Duration) -> Self {
+        let config = &plan.shared.config().proxy;
+        let shortest = [
+            config.header_read_timeout,
+            config.body_timeout,
+            config.send_timeout,
+            config.keep_alive_timeout,
+            config.tunnel_timeout,
+        ];
+        let shortest = shortest.into_iter().min().unwrap_or_default();
+        let period = (shortest / 8).clamp(PERIOD_MIN, period_max);
+        let upstream_ticks = UPSTREAM_IDLE_MAX.as_millis().div_ceil(period.as_millis());
+        Self {
+            generation: plan.generation,
+            allowed: Allowed::new(config, period),
+            upstream_ticks: u32::try_from(upstream_ticks).unwrap_or(u32::MAX),
+            period,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod logging;
 mod multiplexing;
 mod passing;
 mod proxy_protocol;
+mod reloading;
 mod retrying;
 mod routing;
 mod secure_upstreams;

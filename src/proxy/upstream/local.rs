@@ -97,6 +97,11 @@ impl Upstream {
         upstream
     }
 
+    /// Whether this is what a worker has of `state`.
+    pub(in crate::proxy) fn is_of(&self, state: &Arc<UpstreamState>) -> bool {
+        Arc::ptr_eq(&self.state, state)
+    }
+
     /// The hash that sorts a request, by what the configuration says: `None` where that is nothing, or the
     /// request does not have it.
     pub(in crate::proxy) fn hash(&self, headers: &HeaderMap, client: impl FnOnce() -> IpAddr) -> Option<u64> {
@@ -289,6 +294,13 @@ impl Upstream {
             turns: RoundRobin::default(),
             snapshot,
         }
+    }
+}
+
+/// The configuration has it no more: what is idle is closed, what is lent is used to its end.
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.view.get_mut().pools.iter().for_each(|pool| pool.retire());
     }
 }
 

@@ -54,6 +54,29 @@ impl Upstreams {
         }
     }
 
+    /// The upstreams of `configs` in place of these. One whose configuration stays keeps its endpoints, their health
+    /// and the workers' connections, unless it has files, whose content may have changed.
+    pub(super) fn followed_by(&self, configs: &[UpstreamConfig], dns: &DnsConfig, workers: usize) -> Self {
+        let state = |config: &UpstreamConfig| {
+            let has_files = config.tls.ca_file.is_some() || config.tls.certificate.is_some();
+            let known = self.states.iter().find(|state| *state.config == *config);
+            let kept = known.filter(|_| !has_files).cloned();
+            kept.unwrap_or_else(|| Arc::new(UpstreamState::new(config, workers)))
+        };
+        Self {
+            states: configs.iter().map(state).collect(),
+            dns: dns.clone(),
+        }
+    }
+
+    /// Waits until each has endpoints, or has none after all of its names were looked up.
+    pub(super) async fn looked_up(&self) {
+        for state in &self.states {
+            let mut changes = state.changes();
+            while state.snapshot().is_resolving && changes.changed().await.is_ok() {}
+        }
+    }
+
     /// Reads the certificates and authorities of TLS to the upstreams; blocks.
     ///
     /// # Errors

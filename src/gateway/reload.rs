@@ -1,0 +1,108 @@
+//! Another configuration comes into force without a restart.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::Signal;
+
+use super::Gateway;
+use crate::config::{Config, ConfigErrors};
+use crate::proxy::ReloadError;
+
+/// Reads the configuration anew. May block.
+pub type Load = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+
+/// The pause after a reload, beside the longest wait for rights: a request that was counting by the former rules has
+/// counted when the rules change once more, so that none of them finds another rule in its place.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How reloads ended.
+#[derive(Default)]
+pub(super) struct ReloadCounts {
+    applied: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl ReloadCounts {
+    /// By their names in metrics.
+    pub(super) fn readings(&self) -> Vec<(&'static str, u64)> {
+        let counts = [("applied", &self.applied), ("refused", &self.refused)];
+        let readings = counts.map(|(outcome, count)| (outcome, count.load(Relaxed)));
+        readings.to_vec()
+    }
+}
+
+/// Why nothing changed.
+#[derive(Debug, Error)]
+enum NotReloaded {
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    #[error("{0}")]
+    Proxy(#[from] ReloadError),
+    #[error("reading the configuration failed: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl Gateway {
+    /// Puts in force what `load` answers, whenever one of `hangups` comes. Those that come meanwhile count as one.
+    /// Never ends.
+    pub(super) async fn reload_at(&mut self, hangups: &mut Signal, load: &Load) {
+        while hangups.recv().await.is_some() {
+            self.reload(load).await;
+            tokio::time::sleep(self.config.load().bounded.wait + PAUSE).await;
+        }
+        pending::<()>().await;
+    }
+
+    /// Puts in force what `load` answers, or changes nothing; answers whether it did. The log says so, with every
+    /// error, and `weir_config_reloads_total` counts it.
+    pub async fn reload(&mut self, load: &Load) -> bool {
+        let outcome = self.try_reload(load).await;
+        let count = match &outcome {
+            Ok(()) => {
+                tracing::info!("configuration reloaded");
+                &self.reloads.applied
+            }
+            Err(error) => {
+                report(error);
+                &self.reloads.refused
+            }
+        };
+        count.fetch_add(1, Relaxed);
+        outcome.is_ok()
+    }
+
+    async fn try_reload(&mut self, load: &Load) -> Result<(), NotReloaded> {
+        let load = Arc::clone(load);
+        let mut config = tokio::task::spawn_blocking(move || load()).await??;
+        self.proxy.reload(config.clone()).await?;
+        // Shown is where it really listens.
+        let former = self.config.load_full();
+        config.admin.listen = former.admin.listen;
+        for (listener, address) in config.listen.iter_mut().zip(self.proxy.addresses()) {
+            listener.address = *address;
+        }
+        let digest = config.digest();
+        self.config.store(Arc::new(config));
+        if digest != former.digest()
+            && let Err(error) = self.cluster.set_config_digest(digest).await
+        {
+            tracing::warn!(%error, "peers are not told of the configuration");
+        }
+        Ok(())
+    }
+}
+
+fn report(error: &NotReloaded) {
+    const NOT_RELOADED: &str = "configuration not reloaded, nothing changed";
+    match error {
+        NotReloaded::Config(errors) => errors
+            .as_slice()
+            .iter()
+            .for_each(|error| tracing::error!(%error, "{NOT_RELOADED}")),
+        other => tracing::error!(error = %other, "{NOT_RELOADED}"),
+    }
+}
