@@ -16,6 +16,7 @@ pub mod client_ip;
 mod connection;
 mod forwarded;
 mod forwarding;
+mod grpc;
 mod headers;
 mod listener;
 mod metrics;

@@ -1,7 +1,7 @@
 //! The one place that turns every failure and denial into a status and a body.
 //!
 //! The body says what failed and whose fault it is, in the form that the client accepts, and names the
-//! request so that an operator can find it. It never names servers or addresses.
+//! request so that an operator can find it. It never names servers or addresses. gRPC has its own form.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -9,6 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::connection::InFlight;
+use super::grpc;
 use super::strict::Violation;
 use super::upstream::UpstreamError;
 
@@ -38,7 +39,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn status(&self) -> StatusCode {
+    /// What it is in HTTP, whichever form it is told in.
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::Upstream(UpstreamError::ClientGone) => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -103,6 +105,7 @@ fn upstream_message(error: &UpstreamError) -> &'static str {
 pub(super) struct Audience {
     format: Format,
     head: bool,
+    is_grpc: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +118,11 @@ enum Format {
 impl Audience {
     /// Reads how the client wants to be answered; `head` when it wants no body.
     pub(super) fn new(headers: &HeaderMap, head: bool) -> Self {
-        let format = accepted_format(headers);
-        Self { format, head }
+        Self {
+            format: accepted_format(headers),
+            head,
+            is_grpc: grpc::is_grpc(headers),
+        }
     }
 }
 
@@ -127,6 +133,11 @@ pub(super) fn refuse(
     request_id: &HeaderValue,
     in_flight: InFlight,
 ) -> Response<ResponseBody> {
+    if audience.is_grpc && !refusal.status().is_success() {
+        let mut response = Response::new(ResponseBody::text(Bytes::new(), in_flight));
+        grpc::tell(&mut response, refusal.status(), refusal.message());
+        return response;
+    }
     let (content_type, text) = render(audience.format, refusal.message(), request_id);
     let length = HeaderValue::from(text.len());
     let body = if audience.head { Bytes::new() } else { text.into() };
