@@ -58,8 +58,8 @@ use worker::Worker;
 
 pub use access_log::AccessLog;
 pub use metrics::{
-    CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure,
-    UpstreamFailure, WaitEnd,
+    CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, RefusalReason, ReloadOutcome,
+    TransportFailure, UpstreamFailure, WaitEnd,
 };
 pub use tls::TlsError;
 pub use upstream::{EndpointReading, UpstreamReading};
@@ -132,6 +132,9 @@ impl ProxyShared {
     #[must_use]
     pub fn with_access_log(mut self, log: Option<AccessLog>) -> Self {
         self.access_log = log.map(Arc::new);
+        if let Some(log) = &self.access_log {
+            self.metrics().watch_log(log.dropped().clone());
+        }
         self
     }
 

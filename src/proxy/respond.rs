@@ -10,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::body::ResponseBody;
 use super::connection::InFlight;
 use super::grpc;
+use super::metrics::RefusalReason;
 use super::strict::Violation;
 use super::upstream::UpstreamError;
 
@@ -55,6 +56,22 @@ impl Refusal {
         }
     }
 
+    /// Its kind in metrics; `None` for what refuses nothing.
+    pub(super) fn reason(&self) -> Option<RefusalReason> {
+        Some(match self {
+            Self::BadRequest(_) | Self::Expectation | Self::TransferCoding => RefusalReason::Malformed,
+            Self::NoRoute => RefusalReason::NoRoute,
+            Self::MethodNotAllowed => RefusalReason::Method,
+            Self::Denied => RefusalReason::RateLimit,
+            Self::TooManyHeaders => RefusalReason::TooLarge,
+            Self::ServerOptions => return None,
+            Self::Strict(violation) => reason_of(*violation),
+            Self::Upstream(UpstreamError::ClientStalled) => RefusalReason::TooSlow,
+            Self::Upstream(UpstreamError::ClientGone) => RefusalReason::ClientGone,
+            Self::Upstream(_) => RefusalReason::Upstream,
+        })
+    }
+
     /// What is wrong, in the words that the client gets.
     pub(super) fn message(&self) -> &'static str {
         match self {
@@ -69,6 +86,18 @@ impl Refusal {
             Self::TransferCoding => "the request has a transfer coding other than chunked",
             Self::Upstream(error) => upstream_message(error),
         }
+    }
+}
+
+fn reason_of(violation: Violation) -> RefusalReason {
+    match violation {
+        Violation::Connect => RefusalReason::Method,
+        Violation::BodyTooSlow => RefusalReason::TooSlow,
+        Violation::BodyTooLarge
+        | Violation::TargetTooLong
+        | Violation::TooManyFields
+        | Violation::HeadTooLarge => RefusalReason::TooLarge,
+        _ => RefusalReason::Malformed,
     }
 }
 

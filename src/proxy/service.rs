@@ -78,11 +78,16 @@ pub(super) async fn answer(
             route.change_response(response.headers_mut());
             (response, ended, said)
         }
-        Err(refusal) => (
-            refuse(&refusal, &audience, &request_id, in_flight),
-            Instant::now(),
-            Said::Weir(refusal.message(), refusal.status()),
-        ),
+        Err(refusal) => {
+            if let Some(reason) = refusal.reason() {
+                worker.shard().refused(reason);
+            }
+            (
+                refuse(&refusal, &audience, &request_id, in_flight),
+                Instant::now(),
+                Said::Weir(refusal.message(), refusal.status()),
+            )
+        }
     };
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());

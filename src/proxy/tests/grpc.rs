@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 
+use super::super::RefusalReason;
 use super::logging::{logged, next};
 use super::*;
 
@@ -68,5 +69,12 @@ async fn a_grpc_client_is_refused_by_a_grpc_status_and_counted_by_what_that_stan
     .await;
     let statuses: Vec<_> = (0..5).map(|_| next(&lines)["status"].clone()).collect();
     assert_eq!(statuses, [200, 429, 404, 400, 429]);
-    assert_eq!(gateway.metrics().responses, [0, 1, 0, 4, 0]);
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.responses, [0, 1, 0, 4, 0]);
+    let refused = RefusalReason::ALL.map(RefusalReason::label).into_iter();
+    let refused: Vec<_> = refused
+        .zip(metrics.refused)
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(refused, [("malformed", 1), ("no_route", 1), ("rate_limit", 2)]);
 }
