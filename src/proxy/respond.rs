@@ -68,6 +68,7 @@ impl Refusal {
             Self::Strict(violation) => reason_of(*violation),
             Self::Upstream(UpstreamError::ClientStalled) => RefusalReason::TooSlow,
             Self::Upstream(UpstreamError::ClientGone) => RefusalReason::ClientGone,
+            Self::Upstream(UpstreamError::BodyTooLarge) => RefusalReason::TooLarge,
             Self::Upstream(_) => RefusalReason::Upstream,
         })
     }
@@ -112,6 +113,7 @@ fn upstream_status(error: &UpstreamError) -> StatusCode {
         }
         UpstreamError::ClientStalled => StatusCode::REQUEST_TIMEOUT,
         UpstreamError::ClientGone => StatusCode::BAD_REQUEST,
+        UpstreamError::BodyTooLarge => Violation::BodyTooLarge.status(),
     }
 }
 
@@ -127,6 +129,7 @@ fn upstream_message(error: &UpstreamError) -> &'static str {
         UpstreamError::Unusable => "the upstream server sent a response that cannot be passed on",
         UpstreamError::ClientStalled => "the client stopped sending its request",
         UpstreamError::ClientGone => "the client broke off its request",
+        UpstreamError::BodyTooLarge => Violation::BodyTooLarge.message(),
     }
 }
 

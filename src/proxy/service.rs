@@ -314,7 +314,8 @@ impl<'c> Turn<'c> {
             headers::set_websocket(&mut parts.headers);
         }
         route.change_request(&mut parts.headers);
-        let request = Request::from_parts(parts, RequestBody::new(body));
+        let bytes_max = self.shared().config().proxy.body_bytes_max.unwrap_or(u64::MAX);
+        let request = Request::from_parts(parts, RequestBody::new(body, bytes_max));
         let asked = Instant::now();
         let journey = Journey {
             path,
