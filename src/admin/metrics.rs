@@ -27,6 +27,8 @@ pub struct Metrics {
     pub mode: SyncMode,
     /// Answered requests by status class (`2xx`).
     pub requests: Vec<(&'static str, u64)>,
+    /// Of those, requests that the node refused itself, by why.
+    pub requests_refused: Vec<(&'static str, u64)>,
     /// Decisions of the limiter.
     pub decisions: Vec<DecisionCount>,
     /// How long requests took, from head to the head of the response.
@@ -39,6 +41,8 @@ pub struct Metrics {
     pub requests_in_flight: u64,
     /// Client connections open now.
     pub connections: u64,
+    /// Client connections closed at once since their client had too many.
+    pub connections_refused: u64,
     /// Lines of the access log that were dropped.
     pub access_log_dropped: u64,
     /// TLS handshakes with clients that were finished.
@@ -205,6 +209,10 @@ impl Metrics {
 
     fn encode_requests(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters("requests", "Requests answered", "status_class", &self.requests)?;
+        let help = "Requests that the node refused itself";
+        out.counters("requests_refused", help, "reason", &self.requests_refused)?;
+        let help = "Lines of the access log that were dropped";
+        out.counter("access_log_dropped", help, self.access_log_dropped)?;
         out.family(
             "decisions",
             "Decisions of the limiter",
@@ -297,6 +305,8 @@ impl Metrics {
     }
 
     fn encode_transport(&self, out: &mut Families<'_>) -> fmt::Result {
+        let help = "Client connections closed since their client had too many";
+        out.counter("connections_refused", help, self.connections_refused)?;
         out.counter(
             "tls_handshakes",
             "TLS handshakes with clients",
@@ -524,6 +534,9 @@ mod tests {
             ready: true,
             mode: SyncMode::Gossip,
             requests: vec![("2xx", 7), ("4xx", 3)],
+            requests_refused: vec![("no_route", 5)],
+            connections_refused: 14,
+            access_log_dropped: 15,
             decisions: vec![
                 DecisionCount {
                     rule: None,
@@ -588,6 +601,9 @@ mod tests {
             "weir_rights_waits_total{outcome=\"served\"} 6",
             "weir_sync_mode{mode=\"local\"} 0",
             "weir_requests_total{status_class=\"2xx\"} 7",
+            "weir_requests_refused_total{reason=\"no_route\"} 5",
+            "weir_connections_refused_total 14",
+            "weir_access_log_dropped_total 15",
             "weir_decisions_total{outcome=\"denied\"} 3",
             "weir_decisions_total{rule=\"a\\\"b\",mode=\"local\",outcome=\"admitted\"} 9",
             "weir_request_duration_seconds_bucket{le=\"0.01\"} 5",

@@ -118,32 +118,6 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// The elements of the list `key`, each a single value or a section; one element may stand without a list.
-    /// `None` when absent.
-    pub(super) fn elements_of<T>(
-        &mut self,
-        key: &'static str,
-        read: impl Fn(&str) -> Result<T, Wrong>,
-        open: impl Fn(Section<'a>) -> Option<T>,
-    ) -> Option<Found<Vec<Found<T>>>> {
-        let path = self.path(key);
-        let node = self.node(key)?;
-        let report = self.report;
-        let element = |(path, element): (String, &'a Node)| match &element.value {
-            Value::Map(_) => {
-                let at = element.at(path.clone());
-                open(Section::open(element, path, report)).map(|value| Found { value, at })
-            }
-            _ => read_scalar(element, path, report, &read),
-        };
-        let value = match node.value {
-            Value::Scalar(_) => element((path.clone(), node)).into_iter().collect(),
-            _ => self.elements(node, &path).filter_map(element).collect(),
-        };
-        let at = node.at(path);
-        Some(Found { value, at })
-    }
-
     /// The sections of the list `key`; none when it is absent.
     pub(super) fn sections(&mut self, key: &'a str) -> Vec<Section<'a>> {
         let path = self.path(key);

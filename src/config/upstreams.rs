@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::defaults;
 use super::error::{At, Report, did_you_mean};
 use super::json::text;
-use super::read::{Found, Section};
+use super::read::{Element, Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, share, shown, socket_addr, wrong};
 use super::syntax::{path, request_path, server_name, target};
 
@@ -233,9 +233,8 @@ pub(super) fn upstream(
     report: &Report,
 ) -> Option<UpstreamConfig> {
     section.require_elements("targets", "give at least one, such as `http://127.0.0.1:9000`");
-    let targets = section
-        .elements_of("targets", target, weighted_target)
-        .map_or(Vec::new(), values_of);
+    let targets = section.values_or_sections("targets", target).unwrap_or_default();
+    let targets: Vec<_> = targets.into_iter().filter_map(weighted_target).collect();
     let protocol = section.value("protocol", protocol);
     let balance = section.value("balance", balance);
     let slow_start = section.value("slow_start", duration(Duration::ZERO..=Duration::from_secs(3600)));
@@ -279,7 +278,11 @@ pub(super) fn upstream(
     })
 }
 
-fn weighted_target(mut section: Section<'_>) -> Option<Target> {
+fn weighted_target(element: Element<'_, Target>) -> Option<Target> {
+    let mut section = match element {
+        Element::Value(found) => return Some(found.value),
+        Element::Section(section) => section,
+    };
     section.require(
         "url",
         "give the server's address, such as `http://127.0.0.1:9000`",

@@ -20,8 +20,8 @@ use crate::cluster::{ClusterHandle, ClusterStatus, Member, Presence, RowCounts};
 use crate::config::Config;
 use crate::limit::{Limiter, RowRef, SyncMode, UnixMillis};
 use crate::proxy::{
-    LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure, UpstreamFailure,
-    UpstreamReading, WaitEnd,
+    LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, RefusalReason, ReloadOutcome, TransportFailure,
+    UpstreamFailure, UpstreamReading, WaitEnd,
 };
 use crate::replica::{NodeId, ReplicaId};
 
@@ -194,6 +194,8 @@ impl Observed {
 fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
     let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
     metrics.requests = classes.into_iter().zip(proxy.responses).collect();
+    let reasons = RefusalReason::ALL.map(RefusalReason::label);
+    metrics.requests_refused = reasons.into_iter().zip(proxy.refused).collect();
     let decision = |outcome, count| DecisionCount {
         rule: None,
         mode: None,
@@ -209,6 +211,8 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
     metrics.upstreams = proxy.upstreams.iter().map(upstream).collect();
     metrics.requests_in_flight = proxy.in_flight;
     metrics.connections = proxy.connections;
+    metrics.connections_refused = proxy.connections_refused;
+    metrics.access_log_dropped = proxy.access_log_dropped;
     metrics.tls_handshakes = proxy.tls_handshakes;
     let failures = TransportFailure::ALL.map(TransportFailure::label);
     metrics.transport_failures = failures.into_iter().zip(proxy.transport_failures).collect();

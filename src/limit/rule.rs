@@ -138,16 +138,18 @@ pub struct RuleError(pub String);
 
 impl FromStr for WindowLimit {
     type Err = RuleError;
-    /// Reads `5/minute`, `100/10s`, `1000/hour`, `20/1m30s`.
+    /// Reads `5/minute`, `100/10s`, `1_000_000/hour`, `20/1m30s`; `_` may group the digits of the number.
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let (hits, period) = text.split_once('/').ok_or_else(|| {
             RuleError(format!(
                 "`{text}` is no limit: expected HITS/PERIOD such as `5/minute` or `100/10s`"
             ))
         })?;
-        let digits = !hits.is_empty() && hits.bytes().all(|b| b.is_ascii_digit());
-        let limit = digits
-            .then(|| hits.parse().ok())
+        let is_group = |group: &str| !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+        let limit = hits
+            .split('_')
+            .all(is_group)
+            .then(|| hits.replace('_', "").parse().ok())
             .flatten()
             .and_then(Limit::try_new);
         let limit = limit.ok_or_else(|| {
@@ -213,6 +215,7 @@ mod tests {
             assert_eq!(text.parse::<WindowLimit>().unwrap().to_string(), text);
         }
         assert_eq!("5/60s".parse::<WindowLimit>(), "5/minute".parse());
+        assert_eq!("1_000_000/hour".parse::<WindowLimit>(), "1000000/hour".parse());
         for text in [
             "",
             "5",
@@ -221,7 +224,12 @@ mod tests {
             "0/minute",
             "-1/minute",
             "+5/minute",
+            "_/minute",
+            "_5/minute",
+            "5_/minute",
+            "1__000/minute",
             "1000000000001/day",
+            "1_000_000_000_001/day",
             "5/minutes",
             "5/min",
             "5 / minute",

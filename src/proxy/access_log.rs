@@ -74,10 +74,9 @@ impl AccessLog {
         }
     }
 
-    /// Lines that were dropped since the start, since the writer could not keep up.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped.dropped_lines() as u64
+    /// Counts the lines that were dropped, since the writer could not keep up.
+    pub(super) fn dropped(&self) -> &ErrorCounter {
+        &self.dropped
     }
 
     /// Begins the entry of a request, if it is one of the sample.

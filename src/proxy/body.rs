@@ -12,17 +12,20 @@ use thiserror::Error;
 use super::access_log::Entry;
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
-use super::strict::drop_untrusted_trailers;
+use super::strict::{BoundedBody, drop_untrusted_trailers};
 use super::upstream::{Lease, Overdue, Replay, Watch};
+
+/// The body of a request as it comes from the client.
+pub(super) type ClientBody = BoundedBody<Incoming>;
 
 /// The body of a request as it goes upstream.
 pub(super) enum RequestBody {
     /// No body: the request may be sent again.
     Empty,
     /// The client's body, and how far it has been passed on.
-    Streamed(Incoming, Rc<Progress>),
+    Streamed(ClientBody, Rc<Progress>),
     /// The same, kept so that it can be sent again.
-    Replayed(Replay<Incoming>, Rc<Progress>),
+    Replayed(Replay<ClientBody>, Rc<Progress>),
 }
 
 /// Why a body broke off.
@@ -34,6 +37,8 @@ pub(super) enum BodyError {
     Overdue(#[from] Overdue),
     #[error("the request is being sent again")]
     Superseded,
+    #[error("the request's body is too large")]
+    TooLarge,
 }
 
 /// How far a streamed request body has come.
@@ -42,6 +47,7 @@ pub(super) struct Progress {
     frames: Cell<u64>,
     waiting: Cell<bool>,
     failed: Cell<bool>,
+    exceeded: Cell<bool>,
 }
 
 impl Progress {
@@ -60,8 +66,14 @@ impl Progress {
         self.failed.get()
     }
 
-    fn note<T>(&self, polled: &Poll<Option<Result<Frame<Bytes>, T>>>) {
+    /// The client sent more than it may.
+    pub(super) fn exceeded(&self) -> bool {
+        self.exceeded.get()
+    }
+
+    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         match polled {
+            Poll::Ready(Some(Err(BodyError::TooLarge))) => self.exceeded.set(true),
             Poll::Ready(Some(Ok(_))) => self.frames.set(self.frames.get() + 1),
             Poll::Ready(Some(Err(_))) => self.failed.set(true),
             Poll::Ready(None) | Poll::Pending => {}
@@ -71,12 +83,12 @@ impl Progress {
 }
 
 impl RequestBody {
-    /// Wraps the body of a client's request.
-    pub(super) fn new(incoming: Incoming) -> Self {
+    /// Wraps the body of a client's request, which may have so many bytes.
+    pub(super) fn new(incoming: Incoming, bytes_max: u64) -> Self {
         if incoming.is_end_stream() {
             Self::Empty
         } else {
-            Self::Streamed(incoming, Rc::default())
+            Self::Streamed(BoundedBody::new(incoming, bytes_max), Rc::default())
         }
     }
 
@@ -99,11 +111,11 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed(incoming, progress) => {
-                let mut polled = Pin::new(incoming).poll_frame(cx);
+            Self::Streamed(body, progress) => {
+                let mut polled = Pin::new(body).poll_frame(cx);
                 drop_untrusted(&mut polled);
                 progress.note(&polled);
-                polled.map_err(BodyError::Http)
+                polled
             }
             Self::Replayed(replay, progress) => {
                 let mut polled = Pin::new(replay).poll_frame(cx);
@@ -119,7 +131,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed(incoming, _) => incoming.is_end_stream(),
+            Self::Streamed(body, _) => body.is_end_stream(),
             Self::Replayed(replay, _) => replay.is_end_stream(),
         }
     }
@@ -127,7 +139,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed(incoming, _) => incoming.size_hint(),
+            Self::Streamed(body, _) => body.size_hint(),
             Self::Replayed(replay, _) => replay.size_hint(),
         }
     }

@@ -218,6 +218,7 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<T
         return;
     };
     let Some(_slot) = connection.slot() else {
+        connection.worker.shard().connections_refused.add(1);
         return;
     };
     let Some(io) = read_preface(connection, stream).await else {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use super::upstream::{UpstreamReading, Upstreams};
 
@@ -15,6 +16,7 @@ use super::upstream::{UpstreamReading, Upstreams};
 pub struct ProxyMetrics {
     shards: Box<[Shard]>,
     upstreams: ArcSwapOption<Upstreams>,
+    access_log: ArcSwapOption<ErrorCounter>,
     certificates: ArcSwap<Vec<CertificateReading>>,
     reloads: [AtomicU64; ReloadOutcome::ALL.len()],
 }
@@ -143,6 +145,56 @@ impl TransportFailure {
     }
 }
 
+/// Why Weir refused a request, or found no response to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// It breaks a rule of HTTP, or asks for what Weir does not do.
+    Malformed,
+    /// Its head or its body exceeds a limit.
+    TooLarge,
+    /// It came too slowly.
+    TooSlow,
+    /// A method that a gateway has no use for.
+    Method,
+    /// No route takes it.
+    NoRoute,
+    /// A rate limit is used up.
+    RateLimit,
+    /// Its upstream gave no response; [`UpstreamFailure`] says why.
+    Upstream,
+    /// Its client broke it off.
+    ClientGone,
+}
+
+impl RefusalReason {
+    /// Every reason, in the order of [`ProxySnapshot::refused`].
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::TooLarge,
+        Self::TooSlow,
+        Self::Method,
+        Self::NoRoute,
+        Self::RateLimit,
+        Self::Upstream,
+        Self::ClientGone,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::Method => "method",
+            Self::NoRoute => "no_route",
+            Self::RateLimit => "rate_limit",
+            Self::Upstream => "upstream",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
 /// What became of changed certificate files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
@@ -180,6 +232,8 @@ pub struct CertificateReading {
 pub struct ProxySnapshot {
     /// Responses by status class; index 0 is 1xx.
     pub responses: [u64; 5],
+    /// Responses of Weir's own that refuse a request, in the order of [`RefusalReason::ALL`].
+    pub refused: [u64; RefusalReason::ALL.len()],
     /// Limited requests that were admitted.
     pub admitted: u64,
     /// Limited requests that were denied.
@@ -205,6 +259,10 @@ pub struct ProxySnapshot {
     pub connections: u64,
     /// Client connections accepted since the start.
     pub accepted: u64,
+    /// Of those, connections closed at once since their client had too many.
+    pub connections_refused: u64,
+    /// Lines of the access log that were dropped.
+    pub access_log_dropped: u64,
     /// TLS handshakes with clients that were finished.
     pub tls_handshakes: u64,
     /// Connections that failed before HTTP began, in the order of [`TransportFailure::ALL`].
@@ -231,6 +289,7 @@ impl ProxyMetrics {
         Self {
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
             upstreams: ArcSwapOption::empty(),
+            access_log: ArcSwapOption::empty(),
             certificates: ArcSwap::default(),
             reloads: Default::default(),
         }
@@ -239,6 +298,11 @@ impl ProxyMetrics {
     /// Reads these upstreams from now on.
     pub(super) fn watch(&self, upstreams: &Arc<Upstreams>) {
         self.upstreams.store(Some(Arc::clone(upstreams)));
+    }
+
+    /// Reads what this access log drops from now on.
+    pub(super) fn watch_log(&self, dropped: ErrorCounter) {
+        self.access_log.store(Some(Arc::new(dropped)));
     }
 
     /// The shard of one worker; only that worker's thread counts in it.
@@ -260,12 +324,18 @@ impl ProxyMetrics {
     #[must_use]
     pub fn snapshot(&self) -> ProxySnapshot {
         let mut sum = ProxySnapshot {
+            access_log_dropped: self
+                .access_log
+                .load()
+                .as_ref()
+                .map_or(0, |log| log.dropped_lines() as u64),
             certificates: self.certificates.load().to_vec(),
             certificate_reloads: [0, 1].map(|outcome: usize| self.reloads[outcome].load(Relaxed)),
             ..ProxySnapshot::default()
         };
         for shard in &self.shards {
             add_all(&mut sum.responses, &shard.responses);
+            add_all(&mut sum.refused, &shard.refused);
             add_all(&mut sum.upstream_failures, &shard.upstream_failures);
             add_all(&mut sum.latency, &shard.latency);
             add_all(&mut sum.transport_failures, &shard.transport_failures);
@@ -281,6 +351,7 @@ impl ProxyMetrics {
             sum.in_flight += shard.in_flight.0.load(Relaxed);
             sum.connections += shard.connections.0.load(Relaxed);
             sum.accepted += shard.accepted.0.load(Relaxed);
+            sum.connections_refused += shard.connections_refused.0.load(Relaxed);
             sum.tls_handshakes += shard.tls_handshakes.0.load(Relaxed);
             sum.upstream_connections += shard.upstream_connections.0.load(Relaxed);
             sum.latency_micros += shard.latency_micros.0.load(Relaxed);
@@ -298,6 +369,7 @@ impl ProxyMetrics {
 #[repr(align(128))]
 pub(super) struct Shard {
     responses: [Count; 5],
+    refused: [Count; RefusalReason::ALL.len()],
     pub(super) admitted: Count,
     pub(super) denied: Count,
     pub(super) denied_short: Count,
@@ -307,6 +379,7 @@ pub(super) struct Shard {
     pub(super) in_flight: Count,
     pub(super) connections: Count,
     pub(super) accepted: Count,
+    pub(super) connections_refused: Count,
     pub(super) upstream_connections: Count,
     pub(super) tls_handshakes: Count,
     transport_failures: [Count; TransportFailure::ALL.len()],
@@ -325,6 +398,11 @@ impl Shard {
         self.responses[class].add(1);
         self.latency[bucket_of(latency)].add(1);
         self.latency_micros.add(micros(latency));
+    }
+
+    /// Counts a request that is refused, beside its response.
+    pub(super) fn refused(&self, reason: RefusalReason) {
+        self.refused[reason as usize].add(1);
     }
 
     /// Counts a wait for rights that `end`ed after `time`.
@@ -396,11 +474,15 @@ mod tests {
         for failure in UpstreamFailure::ALL {
             metrics.shard(0).upstream_failed(failure);
         }
+        for reason in RefusalReason::ALL {
+            metrics.shard(0).refused(reason);
+        }
         for end in WaitEnd::ALL {
             metrics.shard(1).waited(end, 3 * ms);
         }
         let sum = metrics.snapshot();
         assert_eq!(sum.responses, [0, 2, 0, 0, 1]);
+        assert_eq!(sum.refused, [1; RefusalReason::ALL.len()]);
         assert_eq!(sum.upstream_failures, [1; UpstreamFailure::ALL.len()]);
         assert_eq!((sum.latency[2], sum.latency[3], sum.latency[14]), (1, 1, 1));
         assert_eq!(sum.latency_micros, 11_002_000);

@@ -16,6 +16,7 @@ pub mod client_ip;
 mod connection;
 mod forwarded;
 mod forwarding;
+mod grpc;
 mod headers;
 mod in_force;
 mod listener;
@@ -61,8 +62,8 @@ use worker::Worker;
 
 pub use access_log::AccessLog;
 pub use metrics::{
-    CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, ReloadOutcome, TransportFailure,
-    UpstreamFailure, WaitEnd,
+    CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, RefusalReason, ReloadOutcome,
+    TransportFailure, UpstreamFailure, WaitEnd,
 };
 pub use reload::ReloadError;
 pub use tls::TlsError;
@@ -155,6 +156,9 @@ impl ProxyShared {
     #[must_use]
     pub fn with_access_log(mut self, log: Option<AccessLog>) -> Self {
         self.access_log = log.map(Arc::new);
+        if let Some(log) = &self.access_log {
+            self.metrics().watch_log(log.dropped().clone());
+        }
         self
     }
 

@@ -1,7 +1,7 @@
 //! The one place that turns every failure and denial into a status and a body.
 //!
 //! The body says what failed and whose fault it is, in the form that the client accepts, and names the
-//! request so that an operator can find it. It never names servers or addresses.
+//! request so that an operator can find it. It never names servers or addresses. gRPC has its own form.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -9,6 +9,8 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::connection::InFlight;
+use super::grpc;
+use super::metrics::RefusalReason;
 use super::strict::Violation;
 use super::upstream::UpstreamError;
 
@@ -38,7 +40,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn status(&self) -> StatusCode {
+    /// What it is in HTTP, whichever form it is told in.
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::Upstream(UpstreamError::ClientGone) => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -51,6 +54,23 @@ impl Refusal {
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Upstream(error) => upstream_status(error),
         }
+    }
+
+    /// Its kind in metrics; `None` for what refuses nothing.
+    pub(super) fn reason(&self) -> Option<RefusalReason> {
+        Some(match self {
+            Self::BadRequest(_) | Self::Expectation | Self::TransferCoding => RefusalReason::Malformed,
+            Self::NoRoute => RefusalReason::NoRoute,
+            Self::MethodNotAllowed => RefusalReason::Method,
+            Self::Denied => RefusalReason::RateLimit,
+            Self::TooManyHeaders => RefusalReason::TooLarge,
+            Self::ServerOptions => return None,
+            Self::Strict(violation) => reason_of(*violation),
+            Self::Upstream(UpstreamError::ClientStalled) => RefusalReason::TooSlow,
+            Self::Upstream(UpstreamError::ClientGone) => RefusalReason::ClientGone,
+            Self::Upstream(UpstreamError::BodyTooLarge) => RefusalReason::TooLarge,
+            Self::Upstream(_) => RefusalReason::Upstream,
+        })
     }
 
     /// What is wrong, in the words that the client gets.
@@ -70,6 +90,18 @@ impl Refusal {
     }
 }
 
+fn reason_of(violation: Violation) -> RefusalReason {
+    match violation {
+        Violation::Connect => RefusalReason::Method,
+        Violation::BodyTooSlow => RefusalReason::TooSlow,
+        Violation::BodyTooLarge
+        | Violation::TargetTooLong
+        | Violation::TooManyFields
+        | Violation::HeadTooLarge => RefusalReason::TooLarge,
+        _ => RefusalReason::Malformed,
+    }
+}
+
 fn upstream_status(error: &UpstreamError) -> StatusCode {
     match error {
         UpstreamError::Unresolved(_) | UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -81,6 +113,7 @@ fn upstream_status(error: &UpstreamError) -> StatusCode {
         }
         UpstreamError::ClientStalled => StatusCode::REQUEST_TIMEOUT,
         UpstreamError::ClientGone => StatusCode::BAD_REQUEST,
+        UpstreamError::BodyTooLarge => Violation::BodyTooLarge.status(),
     }
 }
 
@@ -96,6 +129,7 @@ fn upstream_message(error: &UpstreamError) -> &'static str {
         UpstreamError::Unusable => "the upstream server sent a response that cannot be passed on",
         UpstreamError::ClientStalled => "the client stopped sending its request",
         UpstreamError::ClientGone => "the client broke off its request",
+        UpstreamError::BodyTooLarge => Violation::BodyTooLarge.message(),
     }
 }
 
@@ -103,6 +137,7 @@ fn upstream_message(error: &UpstreamError) -> &'static str {
 pub(super) struct Audience {
     format: Format,
     head: bool,
+    is_grpc: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +150,11 @@ enum Format {
 impl Audience {
     /// Reads how the client wants to be answered; `head` when it wants no body.
     pub(super) fn new(headers: &HeaderMap, head: bool) -> Self {
-        let format = accepted_format(headers);
-        Self { format, head }
+        Self {
+            format: accepted_format(headers),
+            head,
+            is_grpc: grpc::is_grpc(headers),
+        }
     }
 }
 
@@ -127,6 +165,11 @@ pub(super) fn refuse(
     request_id: &HeaderValue,
     in_flight: InFlight,
 ) -> Response<ResponseBody> {
+    if audience.is_grpc && !refusal.status().is_success() {
+        let mut response = Response::new(ResponseBody::text(Bytes::new(), in_flight));
+        grpc::tell(&mut response, refusal.status(), refusal.message());
+        return response;
+    }
     let (content_type, text) = render(audience.format, refusal.message(), request_id);
     let length = HeaderValue::from(text.len());
     let body = if audience.head { Bytes::new() } else { text.into() };

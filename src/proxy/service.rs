@@ -81,11 +81,16 @@ pub(super) async fn answer(
             route.change_response(response.headers_mut());
             (response, ended, said)
         }
-        Err(refusal) => (
-            refuse(&refusal, &audience, &request_id, in_flight),
-            Instant::now(),
-            Said::Weir(refusal.message()),
-        ),
+        Err(refusal) => {
+            if let Some(reason) = refusal.reason() {
+                worker.shard().refused(reason);
+            }
+            (
+                refuse(&refusal, &audience, &request_id, in_flight),
+                Instant::now(),
+                Said::Weir(refusal.message(), refusal.status()),
+            )
+        }
     };
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());
@@ -97,7 +102,8 @@ pub(super) async fn answer(
     if let Some(entry) = turn.entry.take() {
         turn.log(entry, &mut response, said);
     }
-    worker.shard().responded(response.status(), ended - started);
+    let status = said.status(&response);
+    worker.shard().responded(status, ended - started);
     Ok(response)
 }
 
@@ -126,7 +132,18 @@ enum Said {
     Upstream(Times),
     /// A redirect or a fixed response.
     Route,
-    Weir(&'static str),
+    /// A refusal, and what it is in HTTP; gRPC tells it by a 200.
+    Weir(&'static str, StatusCode),
+}
+
+impl Said {
+    /// The status that `response` stands for.
+    fn status(self, response: &Response<ResponseBody>) -> StatusCode {
+        match self {
+            Self::Weir(_, status) => status,
+            Self::Upstream(_) | Self::Route => response.status(),
+        }
+    }
 }
 
 /// What a route answers.
@@ -302,7 +319,8 @@ impl<'c> Turn<'c> {
             headers::set_websocket(&mut parts.headers);
         }
         route.change_request(&mut parts.headers);
-        let request = Request::from_parts(parts, RequestBody::new(body));
+        let bytes_max = self.shared().config().proxy.body_bytes_max.unwrap_or(u64::MAX);
+        let request = Request::from_parts(parts, RequestBody::new(body, bytes_max));
         let asked = Instant::now();
         let journey = Journey {
             path,
@@ -412,16 +430,16 @@ impl<'c> Turn<'c> {
         };
         entry.conclude(access_log::Outcome {
             request_id: self.request_id.clone(),
-            status: response.status(),
+            status: said.status(response),
             route: self.route.map(|route| route.config.name.clone()),
             upstream_time: match said {
                 Said::Upstream(times) => Some(times.answered - times.asked),
-                Said::Route | Said::Weir(_) => None,
+                Said::Route | Said::Weir(..) => None,
             },
             limit: self.decision.as_ref().map(verdict),
             refusal: match said {
                 Said::Upstream(_) | Said::Route => None,
-                Said::Weir(words) => Some(words),
+                Said::Weir(words, _) => Some(words),
             },
         });
         response.body_mut().log(entry);

@@ -13,6 +13,7 @@
 //!
 //! Memory is bounded by the limits on heads; bodies are not held back.
 
+mod bounded_body;
 mod chunk;
 mod clients;
 mod fields;
@@ -31,6 +32,7 @@ mod unread;
 mod violation;
 mod watched;
 
+pub(super) use bounded_body::BoundedBody;
 pub(super) use clients::{ClientSlot, ClientSlots};
 pub(super) use form::{check as check_form, is_malformed};
 pub(super) use frames::{CONTROL_PER_SECOND, FrameGuard};

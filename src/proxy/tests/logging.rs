@@ -20,7 +20,7 @@ impl std::io::Write for Lines {
     }
 }
 
-fn logged(upstream: SocketAddr, more: &str) -> (Gateway, Receiver<Vec<u8>>) {
+pub(super) fn logged(upstream: SocketAddr, more: &str) -> (Gateway, Receiver<Vec<u8>>) {
     let (lines, written) = channel();
     let log = AccessLog::writing(Lines(lines), AccessLogFormat::Json, 1000);
     let upstream = format!("upstreams:\n  - name: up\n    targets: [http://{upstream}]\n");
@@ -31,7 +31,7 @@ fn logged(upstream: SocketAddr, more: &str) -> (Gateway, Receiver<Vec<u8>>) {
     (Gateway::serve(shared.with_access_log(Some(log))), written)
 }
 
-fn next(lines: &Receiver<Vec<u8>>) -> serde_json::Value {
+pub(super) fn next(lines: &Receiver<Vec<u8>>) -> serde_json::Value {
     let line = lines.recv_timeout(PATIENCE).expect("a line is written");
     serde_json::from_slice(&line).unwrap()
 }

@@ -3,6 +3,7 @@
 mod choosing;
 mod examples;
 mod failing;
+mod grpc;
 mod limiting;
 mod logging;
 mod multiplexing;
@@ -24,6 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use hyper::body::Body;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -81,6 +85,18 @@ impl Gateway {
 
     async fn connect(&self) -> Peer {
         Peer::new(TcpStream::connect(self.address()).await.unwrap())
+    }
+
+    /// A new connection that speaks HTTP/2.
+    async fn connect_http2<B>(&self) -> http2::SendRequest<B>
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+    {
+        let stream = TcpStream::connect(self.address()).await.unwrap();
+        let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.unwrap();
+        tokio::spawn(connection);
+        sender
     }
 
     /// Sends `request` on a new connection and reads one response.

@@ -8,7 +8,6 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::{Barrier, Notify, Semaphore, mpsc};
 
 use super::*;
@@ -164,12 +163,7 @@ async fn grpc_passes_with_its_trailers_both_over_http2() {
     .await;
     let gateway = server.gateway("");
     within(async {
-        let stream = TcpStream::connect(gateway.address()).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
+        let mut sender = gateway.connect_http2().await;
         let request = Request::post("http://shop.test/pkg.Service/Method")
             .header("te", "trailers")
             .header("content-type", "application/grpc")

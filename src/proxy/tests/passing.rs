@@ -5,8 +5,6 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -239,11 +237,7 @@ async fn http2_with_prior_knowledge_carries_many_requests_at_once() {
     let upstream = Upstream::mirror().await;
     let gateway = Gateway::start(upstream.address, "");
     within(async {
-        let stream = TcpStream::connect(gateway.address()).await.unwrap();
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let sender = gateway.connect_http2().await;
         let ask = |turn: usize| {
             let mut sender = sender.clone();
             async move {

@@ -1,5 +1,6 @@
 //! HTTP/1 byte by byte: raw bytes in, statuses out, and every byte that reached the upstream.
 
+mod bodies;
 mod floods;
 mod requests;
 mod responses;

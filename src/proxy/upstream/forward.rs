@@ -22,7 +22,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
 use thiserror::Error;
 
-use super::super::body::{Progress, RequestBody};
+use super::super::body::{ClientBody, Progress, RequestBody};
 use super::super::metrics::{Shard, UpstreamFailure};
 use super::super::strict::Violation;
 use super::budget::RetryPermit;
@@ -58,6 +58,8 @@ pub(in crate::proxy) enum UpstreamError {
     ClientStalled,
     #[error("the client broke off its request")]
     ClientGone,
+    #[error("the client sent a larger body than it may")]
+    BodyTooLarge,
 }
 
 impl UpstreamError {
@@ -71,7 +73,7 @@ impl UpstreamError {
             Self::ResponseTimeout => Some(UpstreamFailure::ResponseTimeout),
             Self::TotalTimeout => Some(UpstreamFailure::TotalTimeout),
             Self::Broken(_) | Self::Unusable => Some(UpstreamFailure::Broken),
-            Self::ClientStalled | Self::ClientGone => None,
+            Self::ClientStalled | Self::ClientGone | Self::BodyTooLarge => None,
         }
     }
 
@@ -351,8 +353,8 @@ impl<'r> Tries<'r> {
             return request;
         }
         request.map(|body| match body {
-            RequestBody::Streamed(incoming, progress) => {
-                RequestBody::Replayed(Replay::new(incoming, bytes_max), progress)
+            RequestBody::Streamed(body, progress) => {
+                RequestBody::Replayed(Replay::new(body, bytes_max), progress)
             }
             other => other,
         })
@@ -386,7 +388,7 @@ impl<'r> Tries<'r> {
 /// A request that can be sent again.
 struct Spare {
     head: Request<()>,
-    body: Option<(Rc<Kept<Incoming>>, Rc<Progress>)>,
+    body: Option<(Rc<Kept<ClientBody>>, Rc<Progress>)>,
 }
 
 impl Spare {
@@ -493,7 +495,9 @@ fn sort_failure(mut error: TrySendError<Request<RequestBody>>, progress: Option<
         return Exchanged::Unsent(unsent);
     }
     let error = error.into_error();
-    Exchanged::Failed(if progress.is_some_and(Progress::failed) {
+    Exchanged::Failed(if progress.is_some_and(Progress::exceeded) {
+        UpstreamError::BodyTooLarge
+    } else if progress.is_some_and(Progress::failed) {
         UpstreamError::ClientGone
     } else if is_violation(&error) {
         UpstreamError::Unusable

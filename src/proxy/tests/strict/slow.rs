@@ -118,6 +118,7 @@ async fn a_client_has_no_more_connections_than_it_may() {
             assert_eq!(client.receive().await.status(), 200);
         }
         assert!(gateway.connect().await.is_at_end().await);
+        assert_eq!(gateway.metrics().connections_refused, 1);
         drop(first);
         // The place is free once the proxy has seen the end.
         loop {
