@@ -327,21 +327,21 @@ mod tests {
         for (section, value) in json.as_object().unwrap() {
             match value.as_array() {
                 Some(elements) if elements[0].is_object() => {
-                    each_key(&format!("{section}[]"), &elements[0], &named);
+                    each_key(manual, &format!("{section}[]"), &elements[0]);
                 }
-                _ => each_key(section, value, &named),
+                _ => each_key(manual, section, value),
             }
         }
     }
 
-    /// Shows every key below `value` to `see`, which stands at `path`.
-    fn each_key(path: &str, value: &serde_json::Value, see: &impl Fn(&str)) {
-        match value.as_object() {
-            Some(keys) => keys
-                .iter()
-                .for_each(|(key, value)| each_key(&format!("{path}.{key}"), value, see)),
-            None => see(path),
+    /// A section within is named itself, with what it holds beside it, or by its keys.
+    fn each_key(manual: &str, path: &str, value: &serde_json::Value) {
+        if manual.contains(&format!("`{path}`")) {
+            return;
         }
+        let keys = value.as_object().unwrap_or_else(|| panic!("{path} is not named"));
+        keys.iter()
+            .for_each(|(key, value)| each_key(manual, &format!("{path}.{key}"), value));
     }
 
     #[test]
