@@ -44,7 +44,10 @@ fuzz_target!(|input: &[u8]| {
         } else {
             appended.push(HeaderValue::from_str(&element).expect("visible ASCII"));
         }
-        assert_eq!(client_ip(proxy, &map(header, &appended), &trusted, header), client);
+        assert_eq!(
+            client_ip(proxy, &map(header, &appended), &trusted, header),
+            client
+        );
     }
 });
 

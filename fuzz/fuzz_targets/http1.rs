@@ -75,7 +75,12 @@ fn assert_reads_alike(passed: &[u8]) {
     let mut fields = [httparse::EMPTY_HEADER; LIMITS.fields_max];
     let mut request = httparse::Request::new(&mut fields);
     let parsed = request.parse(&passed[..end]);
-    assert_eq!(parsed, Ok(httparse::Status::Complete(end)), "{}", passed[..end].escape_ascii());
+    assert_eq!(
+        parsed,
+        Ok(httparse::Status::Complete(end)),
+        "{}",
+        passed[..end].escape_ascii()
+    );
     let target = request.path.expect("a complete request has a target");
     assert!(target.parse::<http::Uri>().is_ok(), "{target}");
 }

@@ -29,7 +29,10 @@ fn assert_normal(normal: &str) {
     for slashes in [EscapedSlashes::Refuse, EscapedSlashes::Pass] {
         match normalize(normal, slashes) {
             Ok(again) => assert!(matches!(again, Cow::Borrowed(same) if same == normal)),
-            Err(error) => assert_eq!((error, slashes), (PathError::EscapedSlash, EscapedSlashes::Refuse)),
+            Err(error) => assert_eq!(
+                (error, slashes),
+                (PathError::EscapedSlash, EscapedSlashes::Refuse)
+            ),
         }
     }
     assert!(normal.starts_with('/') && normal.bytes().all(|byte| byte.is_ascii_graphic()));

@@ -6,10 +6,10 @@
 //! The scanners are pure and incremental: how bytes are split does not change what they say. The guards put
 //! them around a connection:
 //!
-//! - [`Guard`] around a client's: a request with a bad head is answered in place, after the requests before
+//! - `Guard` around a client's: a request with a bad head is answered in place, after the requests before
 //!   it; a bad body breaks off. Then nothing more is read.
-//! - [`ResponseGuard`] around an upstream's: a bad response is an error of its connection.
-//! - [`FrameGuard`] around a client's HTTP/2 connection: closes it when frames do nothing but cost.
+//! - `ResponseGuard` around an upstream's: a bad response is an error of its connection.
+//! - `FrameGuard` around a client's HTTP/2 connection: closes it when frames do nothing but cost.
 //!
 //! Memory is bounded by the limits on heads; bodies are not held back.
 
