@@ -7,7 +7,6 @@ use super::Turn;
 use crate::limit::{Charge, Decision, Due, Outcome};
 use crate::path::{PathError, normalize};
 use crate::proxy::charge::Subject;
-use crate::proxy::client_ip::client_ip;
 use crate::proxy::forwarding::client_scheme;
 use crate::proxy::respond::Refusal;
 use crate::proxy::route::{Asked, RouteState, Step, Wanted};
@@ -43,14 +42,8 @@ impl<'c> Turn<'c> {
             return Ok((route, route.step(hit.path, &asked, slashes).map_err(bad_path)?));
         }
         let limiter = self.shared().limiter();
-        let proxy = &config.proxy;
         let subject = Subject {
-            client: client_ip(
-                self.connection.peer().address,
-                request.headers(),
-                &proxy.trusted_proxies,
-                proxy.client_ip_header,
-            ),
+            client: self.client_ip(request.headers()),
             headers: request.headers(),
             path,
             route: &route.config,
