@@ -9,35 +9,29 @@
     reason = "a shell: requests are timed by a real clock"
 )]
 
+mod admission;
+mod passage;
+
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 
 use super::access_log::{self, Entry};
-use super::body::{RequestBody, ResponseBody};
-use super::charge::Subject;
+use super::body::ResponseBody;
 use super::client_ip::client_ip;
-use super::connection::{Answered, Connection, InFlight, Tunnel};
-use super::forwarding::client_scheme;
-use super::headers::{
-    self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW,
-};
+use super::connection::{Answered, Connection, InFlight};
+use super::headers::{self, X_REQUEST_ID, X_WEIR_NODE, X_WEIR_UPSTREAM_LATENCY, X_WEIR_WINDOW};
 use super::in_force::Plan;
 use super::respond::{Audience, Refusal, refuse};
-use super::route::{Asked, Forwarding, OwnAnswer, RouteState, Step, Wanted};
+use super::route::{OwnAnswer, RouteState, Step};
 use super::strict;
-use super::upstream::{Answer, Journey, UpstreamError, forward};
-use super::wait::{wait_for_rights, wall_clock};
 use super::{ANNOUNCE_MAX, Announced, ProxyShared};
-use crate::limit::{Charge, Decision, Due, Outcome};
-use crate::path::{PathError, normalize};
+use crate::limit::{Decision, Outcome};
+use passage::{Passed, Times};
 
 /// Answers one request; whatever fails becomes a response.
 pub(super) async fn answer(
@@ -152,21 +146,6 @@ enum Reply {
     Own(OwnAnswer),
 }
 
-/// What came back from an upstream.
-struct Passed {
-    answer: Answer,
-    /// The client's side of a WebSocket that the upstream has accepted.
-    websocket: Option<OnUpgrade>,
-    times: Times,
-}
-
-/// When an upstream was asked, and when it answered.
-#[derive(Clone, Copy)]
-struct Times {
-    asked: Instant,
-    answered: Instant,
-}
-
 impl<'c> Turn<'c> {
     fn shared(&self) -> &'c ProxyShared {
         &self.plan.shared
@@ -202,191 +181,10 @@ impl<'c> Turn<'c> {
         }
     }
 
-    /// Finds the route and charges the limits. Answers what becomes of the request then.
-    async fn admit(
-        &mut self,
-        request: &Request<Incoming>,
-        host: Option<&HeaderValue>,
-    ) -> Result<(&'c RouteState, Step<'c>), Refusal> {
-        let config = self.shared().config();
-        let slashes = config.routing.escaped_slashes;
-        let path = &normalize(request.uri().path(), slashes).map_err(bad_path)?;
-        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let wanted = Wanted {
-            host,
-            path,
-            method: request.method(),
-            headers: request.headers(),
-            query: request.uri().query().unwrap_or_default(),
-        };
-        let (route, hit) = self.shared().route(&wanted).ok_or(Refusal::NoRoute)?;
-        self.route = Some(route);
-        let asked = Asked {
-            scheme: client_scheme(request.headers(), self.connection.peer()),
-            host,
-            path,
-            sent: request.uri().path_and_query(),
-        };
-        if route.plan.is_empty() {
-            return Ok((route, route.step(hit.path, &asked, slashes).map_err(bad_path)?));
-        }
-        let limiter = self.shared().limiter();
-        let proxy = &config.proxy;
-        let subject = Subject {
-            client: client_ip(
-                self.connection.peer().address,
-                request.headers(),
-                &proxy.trusted_proxies,
-                proxy.client_ip_header,
-            ),
-            headers: request.headers(),
-            path,
-            route: &route.config,
-        };
-        let charges = route.plan.charges(&subject, self.shared().hasher());
-        let now = wall_clock();
-        limiter.prefetch(&charges, now);
-        // Worked out while the counters are on their way. What cannot be passed on is not counted.
-        let step = route.step(hit.path, &asked, slashes).map_err(bad_path)?;
-        let mut decision = limiter.check(&charges, now);
-        if !decision.short.is_empty() {
-            let shard = self.connection.worker().shard();
-            // Boxed, so that requests that wait for nothing carry none of it.
-            decision = Box::pin(wait_for_rights(self.shared(), shard, &charges, decision)).await;
-        }
-        self.apply(decision, &charges, &subject, route)?;
-        Ok((route, step))
-    }
-
-    /// Does what a decision says.
-    fn apply(
-        &mut self,
-        decision: Decision,
-        charges: &[Charge],
-        subject: &Subject<'_>,
-        route: &RouteState,
-    ) -> Result<(), Refusal> {
-        let shared = self.shared();
-        match decision.due {
-            Due::No => {}
-            Due::Wake => drop(shared.announce()),
-            Due::Await => self.announced = Some(shared.announce()),
-        }
-        if decision.created {
-            let identities = route.plan.identities(subject);
-            for (charge, identity) in charges.iter().zip(identities) {
-                shared.limiter().names().record(charge.key, &identity);
-            }
-        }
-        let outcome = decision.outcome;
-        let is_short = !decision.short.is_empty();
-        let without_share = decision.without_share;
-        self.decision = Some(decision);
-        let shard = self.connection.worker().shard();
-        match outcome {
-            Outcome::Admitted => shard.admitted.add(1),
-            Outcome::Denied { .. } => {
-                shard.denied.add(1);
-                shard.denied_short.add(u64::from(is_short));
-                shard.denied_without_share.add(u64::from(without_share));
-                return Err(Refusal::Denied);
-            }
-        }
-        Ok(())
-    }
-
-    async fn pass_on(
-        &self,
-        mut request: Request<Incoming>,
-        route: &Forwarding,
-        path: &PathAndQuery,
-        host: Option<&HeaderValue>,
-    ) -> Result<Passed, UpstreamError> {
-        let websocket = headers::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-        let (mut parts, body) = request.into_parts();
-        let worker = self.connection.worker();
-        let upstream = &self.plan.upstreams[route.upstream];
-        let hash = upstream.hash(&parts.headers, || self.client_ip(&parts.headers));
-        let version = std::mem::replace(&mut parts.version, Version::HTTP_11);
-        headers::prepare_request(
-            &mut parts.headers,
-            version,
-            self.connection.peer(),
-            host,
-            self.request_id,
-        );
-        if websocket.is_some() {
-            headers::set_websocket(&mut parts.headers);
-        }
-        route.change_request(&mut parts.headers);
-        let bytes_max = self.shared().config().proxy.body_bytes_max.unwrap_or(u64::MAX);
-        let request = Request::from_parts(parts, RequestBody::new(body, bytes_max));
-        let asked = Instant::now();
-        let journey = Journey {
-            path,
-            hash,
-            shard: worker.shard(),
-            started: asked,
-        };
-        let answer = forward(upstream, request, &journey).await?;
-        let times = Times {
-            asked,
-            answered: Instant::now(),
-        };
-        let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let usable = headers::transfer_coding_is_known(answer.response.headers());
-        if !usable || (switches && websocket.is_none()) {
-            return Err(UpstreamError::Unusable);
-        }
-        let websocket = websocket.filter(|_| switches);
-        Ok(Passed {
-            answer,
-            websocket,
-            times,
-        })
-    }
-
     fn client_ip(&self, headers: &HeaderMap) -> IpAddr {
         let proxy = &self.shared().config().proxy;
         let peer = self.connection.peer().address;
         client_ip(peer, headers, &proxy.trusted_proxies, proxy.client_ip_header)
-    }
-
-    /// Turns an upstream's response into the client's.
-    fn pass_back(
-        &self,
-        answer: Answer,
-        websocket: Option<OnUpgrade>,
-        times: Times,
-        in_flight: InFlight,
-    ) -> Response<ResponseBody> {
-        let Answer { mut response, lease } = answer;
-        let received = response.version();
-        headers::remove_hop_by_hop(response.headers_mut());
-        let mut response = match websocket {
-            None => response.map(|body| ResponseBody::upstream(body, lease, in_flight)),
-            Some(client) => {
-                let upstream = hyper::upgrade::on(&mut response);
-                let tunnel = Tunnel {
-                    client,
-                    upstream,
-                    in_flight: InFlight::new(self.connection),
-                };
-                self.connection.become_tunnel(tunnel);
-                headers::set_websocket(response.headers_mut());
-                response.map(|_| ResponseBody::text(Bytes::new(), in_flight))
-            }
-        };
-        *response.version_mut() = Version::HTTP_11;
-        let worker = self.connection.worker();
-        let headers = response.headers_mut();
-        headers.append(header::VIA, headers::via(received));
-        headers.insert(X_WEIR_PROXY_LATENCY, worker.millis(times.asked - self.started));
-        headers.insert(
-            X_WEIR_UPSTREAM_LATENCY,
-            worker.millis(times.answered - times.asked),
-        );
-        response
     }
 
     /// The upstream has answered meanwhile, so as a rule this waits for nothing.
@@ -444,18 +242,6 @@ impl<'c> Turn<'c> {
         });
         response.body_mut().log(entry);
     }
-
-    fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
-        if let (UpstreamError::ClientGone, Some(violation)) = (&error, self.connection.ledger().broken()) {
-            return Refusal::Strict(violation);
-        }
-        let request_id = self.request_id.to_str().unwrap_or_default();
-        tracing::debug!(request_id, %error, "the upstream gave no answer");
-        if let Some(failure) = error.failure() {
-            self.connection.worker().shard().upstream_failed(failure);
-        }
-        Refusal::Upstream(error)
-    }
 }
 
 /// The request's entry in the access log, if one is kept of it.
@@ -474,8 +260,4 @@ fn begin_entry(
         proxy.client_ip_header,
     );
     log.begin(request, client, started, &mut *connection.worker().rng())
-}
-
-fn bad_path(error: PathError) -> Refusal {
-    Refusal::BadRequest(error.message())
 }
