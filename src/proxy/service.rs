@@ -48,7 +48,6 @@ pub(super) async fn answer(
     let request_id = headers::client_request_id(request.headers(), connection.peer())
         .unwrap_or_else(|| worker.new_request_id());
     let audience = Audience::new(request.headers(), request.method() == Method::HEAD);
-    let entry = begin_entry(&plan.shared, &connection, &request, started);
     let mut turn = Turn {
         connection: &connection,
         plan: &plan,
@@ -56,10 +55,11 @@ pub(super) async fn answer(
         started,
         decision: None,
         announced: None,
-        entry,
+        entry: None,
         route: None,
         closes: false,
     };
+    turn.entry = turn.begin_entry(&request);
     let version = request.version();
     let is_head = request.method() == Method::HEAD;
     let (mut response, ended, said) = match turn.proxy(request).await {
@@ -215,6 +215,14 @@ impl<'c> Turn<'c> {
         }
     }
 
+    /// The request's entry in the access log, if one is kept of it.
+    fn begin_entry(&self, request: &Request<Incoming>) -> Option<Box<Entry>> {
+        let log = self.shared().access_log()?;
+        let client = self.client_ip(request.headers());
+        let rng = &mut *self.connection.worker().rng();
+        log.begin(request, client, self.started, rng)
+    }
+
     /// Writes down what came of the request, once its response has ended.
     #[cold]
     fn log(&self, mut entry: Box<Entry>, response: &mut Response<ResponseBody>, said: Said) {
@@ -242,22 +250,4 @@ impl<'c> Turn<'c> {
         });
         response.body_mut().log(entry);
     }
-}
-
-/// The request's entry in the access log, if one is kept of it.
-fn begin_entry(
-    shared: &ProxyShared,
-    connection: &Connection,
-    request: &Request<Incoming>,
-    started: Instant,
-) -> Option<Box<Entry>> {
-    let log = shared.access_log()?;
-    let proxy = &shared.config().proxy;
-    let client = client_ip(
-        connection.peer().address,
-        request.headers(),
-        &proxy.trusted_proxies,
-        proxy.client_ip_header,
-    );
-    log.begin(request, client, started, &mut *connection.worker().rng())
 }
