@@ -155,11 +155,7 @@ async fn a_client_that_never_finishes_its_head_is_closed() {
 #[tokio::test]
 async fn each_failure_of_an_upstream_has_its_status() {
     // A port that was free a moment ago refuses.
-    let refusing = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refusing = refusing().await;
     let hangup = Upstream::play(|mut peer, _| async move { drop(peer.head().await) }).await;
     let garbage = Upstream::play(|mut peer, _| async move {
         peer.head().await;
@@ -223,11 +219,7 @@ async fn each_failure_of_an_upstream_has_its_status() {
 
 #[tokio::test]
 async fn a_target_that_refuses_is_passed_over() {
-    let refusing = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refusing = refusing().await;
     let upstream = Upstream::mirror().await;
     let targets = format!("[http://{refusing}, http://{}]", upstream.address);
     let yaml = format!("upstreams:\n  - name: up\n    targets: {targets}\n");

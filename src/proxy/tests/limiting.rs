@@ -66,11 +66,7 @@ async fn the_request_over_the_limit_is_denied_in_kongs_words_and_never_goes_upst
 
 #[tokio::test]
 async fn a_failed_upstream_does_not_hide_the_limits_and_hidden_limits_stay_hidden() {
-    let refusing = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refusing = refusing().await;
     let response = within(Gateway::start(refusing, &two_per_year("all")).ask(GET)).await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.field("ratelimit-remaining").as_deref(), Some("1"));

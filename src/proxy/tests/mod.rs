@@ -129,6 +129,12 @@ fn wired(yaml: &str, on_due: OnDue) -> ProxyShared {
     ProxyShared::new(Arc::new(config), Arc::new(limiter), hasher, on_due)
 }
 
+/// An address that refuses connections: its port was free a moment ago.
+async fn refusing() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
 /// One end of a raw HTTP/1.1 connection, over TCP or TLS.
 struct Peer<S = TcpStream> {
     stream: S,

@@ -90,11 +90,7 @@ async fn a_small_body_is_sent_again_whole_and_a_larger_one_is_not() {
 
 #[tokio::test]
 async fn any_request_goes_on_to_the_next_server_when_one_cannot_be_reached() {
-    let refusing = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refusing = refusing().await;
     let upstream = breaks_first(0).await;
     let targets = format!("['http://{refusing}', 'http://{}']", upstream.address);
     let gateway = start(&format!("upstreams:\n  - name: up\n    targets: {targets}\n"));
