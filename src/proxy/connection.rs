@@ -238,7 +238,8 @@ pub(super) async fn serve(registered: Registered, stream: TcpStream, terms: Rc<T
     let service = service_fn(move |request| {
         let connection = Rc::clone(&answering);
         async move {
-            let response = service::answer(Rc::clone(&connection), request).await?;
+            // Boxed, since hyper and tokio move a request's future several times before it runs, and this one is large.
+            let response = Box::pin(service::answer(Rc::clone(&connection), request)).await?;
             Answered::Ok(response.map(|body| Watched::new(body, connection)))
         }
     });
