@@ -68,6 +68,14 @@ impl Prefixed {
     pub(super) fn is_http2(&self) -> bool {
         self.prefix == *PREFACE && self.length == PREFACE.len()
     }
+
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Ready(Ok(bytes)) => self.ledger.count_write(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.ledger.block(self.stream.inner().untaken()),
+        }
+    }
 }
 
 impl Drop for Prefixed {
@@ -109,7 +117,7 @@ impl Read for Prefixed {
 impl Write for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.ledger.count_write(polled.is_ready());
+        self.wrote(&polled);
         polled
     }
 
@@ -131,7 +139,7 @@ impl Write for Prefixed {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.ledger.count_write(polled.is_ready());
+        self.wrote(&polled);
         polled
     }
 }

@@ -27,8 +27,10 @@ mod linger;
 mod message;
 mod names;
 mod response;
+mod streams;
 mod target;
 mod unread;
+mod upload;
 mod violation;
 mod watched;
 
@@ -43,5 +45,6 @@ pub(super) use names::{drop_untrusted, drop_untrusted_trailers};
 pub(super) use response::{Asked, ResponseGuard};
 use target::{authority_is_valid, path_is_valid};
 pub(super) use unread::discard;
+pub(super) use upload::{Motion, Upload};
 pub use violation::Violation;
 pub(super) use watched::Watched;
