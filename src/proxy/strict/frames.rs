@@ -42,6 +42,7 @@ const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 
 /// Why a connection ends, with the code that its client is told (RFC 9113 §7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +75,8 @@ pub(super) struct FrameMeter {
     setting: [u8; SETTING_BYTES],
     setting_filled: usize,
     streams: ClientStreams,
+    /// A header block has begun and not ended: nothing but CONTINUATION may come, as h2 sees to.
+    is_in_block: bool,
     resets: u32,
     /// Bytes that answer control frames and are yet to be written.
     answers: usize,
@@ -88,6 +91,7 @@ impl FrameMeter {
             setting: [0; SETTING_BYTES],
             setting_filled: 0,
             streams: ClientStreams::default(),
+            is_in_block: false,
             resets: 0,
             answers: 0,
         }
@@ -175,6 +179,7 @@ impl FrameMeter {
     fn weigh(&mut self, spent: &mut u32) -> Result<(), Fault> {
         const ACK: u8 = 1;
         const END_STREAM: u8 = 1;
+        const END_HEADERS: u8 = 4;
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
         self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
         self.setting_filled = 0;
@@ -182,7 +187,12 @@ impl FrameMeter {
             return Err(Fault::FrameSize);
         }
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
-        self.follow(kind, flags & END_STREAM != 0, stream)?;
+        if !self.is_in_block {
+            self.follow(kind, flags & END_STREAM != 0, stream)?;
+        }
+        if let HEADERS | CONTINUATION = kind {
+            self.is_in_block = flags & END_HEADERS == 0;
+        }
         match kind {
             // An empty one that ends nothing does nothing.
             DATA if self.skip > 0 || flags & END_STREAM != 0 => {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A gateway whose timeouts are `proxy`, in front of `upstream`.
-fn gateway(proxy: &str, upstream: &Upstream) -> Gateway {
+pub(super) fn gateway(proxy: &str, upstream: &Upstream) -> Gateway {
     let yaml = format!(
         "proxy:\n{proxy}upstreams:\n  - name: up\n    targets: [http://{}]\n",
         upstream.address

@@ -109,10 +109,7 @@ async fn a_body_that_nobody_wants_is_not_taken_for_ever() {
 #[tokio::test]
 async fn a_body_that_comes_to_a_halt_or_only_trickles_is_a_408_and_others_go_on() {
     let upstream = Recorder::new().await.upstream;
-    let gateway = Gateway::start(
-        upstream.address,
-        "proxy:\n  body_timeout: 200ms\n  body_rate_min: 1000\n",
-    );
+    let gateway = super::slow::gateway("  body_timeout: 200ms\n  body_rate_min: 1000\n", &upstream);
     within(async {
         let (client, _pings) = connect(&gateway).await;
         let (silent, _halted) = post(&client, "").await;
