@@ -17,6 +17,7 @@ use super::held::Held;
 use super::ledger::Ledger;
 use super::message::{Step, Stop};
 use super::streams::{ClientStreams, IsEnded};
+use super::through::write_through;
 
 /// Control frames that a connection may have sent for nothing; the worker's heartbeat makes up for some.
 const CONTROL_MAX: u32 = 1000;
@@ -322,37 +323,7 @@ impl<T: Read + Write + Unpin> Read for FrameGuard<T> {
     }
 }
 
-impl<T: Write + Unpin> Write for FrameGuard<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(&polled);
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(&polled);
-        polled
-    }
-}
+write_through!(impl[T: Write + Unpin] for FrameGuard<T>, to io, telling wrote);
 
 #[cfg(test)]
 mod tests {
