@@ -167,6 +167,12 @@ impl Connection {
         self.pace.body_waits(waits);
     }
 
+    /// Whether the client has to take what was written before it gets more of a response. Over HTTP/2, where the tasks of
+    /// streams are not those that write, each stream is bounded by itself.
+    pub(super) fn has_enough(&self) -> bool {
+        !self.pace.speaks_http2() && self.ledger.is_blocked()
+    }
+
     /// Watches how another request body over HTTP/2 moves, until it is forgotten.
     pub(super) fn watch_upload(&self) -> Rc<Motion> {
         let motion = Rc::<Motion>::default();

@@ -156,6 +156,11 @@ impl Pace {
         self.is_http2.set(true);
     }
 
+    /// Whether it does.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.is_http2.get()
+    }
+
     /// The connection has become a tunnel.
     pub(super) fn is_tunnel(&self, now: u32) {
         self.is_tunnel.set(true);
