@@ -126,6 +126,9 @@ pub(super) const BODY_RATE_MIN: u32 = 240;
 /// What nginx gives a client that does not take its response.
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Bytes a second, as Kestrel and IIS have it for responses: what is too slow in one direction is in the other.
+pub(super) const SEND_RATE_MIN: u32 = 240;
+
 /// What nginx gives a client between requests.
 pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 

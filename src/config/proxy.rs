@@ -34,8 +34,10 @@ pub struct ProxyConfig {
     pub body_timeout: Duration,
     /// Least bytes a second of a request body, while it is waited for; 0: any.
     pub body_rate_min: u32,
-    /// Longest time in which a client takes nothing of its response.
+    /// Longest time in which a client takes nothing of its response, and the time over which its rate is taken.
     pub send_timeout: Duration,
+    /// Least bytes a second that a client takes of what waits for it; 0: any.
+    pub send_rate_min: u32,
     /// Longest time between two requests on a connection.
     pub keep_alive_timeout: Duration,
     /// Longest time in which neither side of a tunnel says anything.
@@ -67,6 +69,7 @@ impl ProxyConfig {
             "body_timeout": text(self.body_timeout),
             "body_rate_min": self.body_rate_min,
             "send_timeout": text(self.send_timeout),
+            "send_rate_min": self.send_rate_min,
             "keep_alive_timeout": text(self.keep_alive_timeout),
             "tunnel_timeout": text(self.tunnel_timeout),
             "connections_max": self.connections_max,
@@ -109,6 +112,7 @@ pub(super) fn read(root: &mut Section<'_>, surroundings: &Surroundings) -> Proxy
         body_timeout: timeout(&mut section, "body_timeout", 3600, defaults::BODY_TIMEOUT),
         body_rate_min: section.value_or("body_rate_min", integer(0..=1 << 20), defaults::BODY_RATE_MIN),
         send_timeout: timeout(&mut section, "send_timeout", 3600, defaults::SEND_TIMEOUT),
+        send_rate_min: section.value_or("send_rate_min", integer(0..=1 << 20), defaults::SEND_RATE_MIN),
         keep_alive_timeout: timeout(
             &mut section,
             "keep_alive_timeout",

@@ -12,11 +12,11 @@ use thiserror::Error;
 use super::access_log::Entry;
 use super::connection::InFlight;
 use super::metrics::UpstreamFailure;
-use super::strict::{BoundedBody, drop_untrusted_trailers};
+use super::strict::{BoundedBody, Upload, drop_untrusted_trailers};
 use super::upstream::{Lease, Overdue, Replay, Watch};
 
 /// The body of a request as it comes from the client.
-pub(super) type ClientBody = BoundedBody<Incoming>;
+pub(super) type ClientBody = BoundedBody<Upload>;
 
 /// The body of a request as it goes upstream.
 pub(super) enum RequestBody {
@@ -39,6 +39,8 @@ pub(super) enum BodyError {
     Superseded,
     #[error("the request's body is too large")]
     TooLarge,
+    #[error("the request's body comes too slowly")]
+    TooSlow,
 }
 
 /// How far a streamed request body has come.
@@ -84,11 +86,11 @@ impl Progress {
 
 impl RequestBody {
     /// Wraps the body of a client's request, which may have so many bytes.
-    pub(super) fn new(incoming: Incoming, bytes_max: u64) -> Self {
-        if incoming.is_end_stream() {
+    pub(super) fn new(upload: Upload, bytes_max: u64) -> Self {
+        if upload.is_end_stream() {
             Self::Empty
         } else {
-            Self::Streamed(BoundedBody::new(incoming, bytes_max), Rc::default())
+            Self::Streamed(BoundedBody::new(upload, bytes_max), Rc::default())
         }
     }
 

@@ -20,7 +20,7 @@ use super::metrics::Shard;
 use super::pace::{Allowed, Finding, Pace};
 use super::preface::{Prefixed, read_preface};
 use super::service;
-use super::strict::{ClientSlot, FrameGuard, Guard, Ledger, Limits, Violation, Watched};
+use super::strict::{ClientSlot, FrameGuard, Guard, Ledger, Limits, Motion, Violation, Watched};
 use super::transport::establish;
 use super::worker::{Registered, Worker};
 use crate::config::ProxyConfig;
@@ -67,6 +67,8 @@ pub(super) struct Connection {
     pace: Pace,
     ledger: Arc<Ledger>,
     tunnel: RefCell<Option<Tunnel>>,
+    /// Request bodies of HTTP/2 that are under way; at most `STREAMS_MAX`, and those of streams that have been reset.
+    uploads: RefCell<Vec<Rc<Motion>>>,
 }
 
 /// Both ends of a connection that has switched protocols.
@@ -89,6 +91,7 @@ impl Connection {
             requests: Cell::new(0),
             ledger: Arc::default(),
             tunnel: RefCell::new(None),
+            uploads: RefCell::default(),
         }
     }
 
@@ -132,7 +135,14 @@ impl Connection {
     /// Ends the connection if it does not move as `allowed`; to be called at each tick.
     pub(super) fn check(&self, allowed: &Allowed) {
         let now = self.worker.ticks.now();
+        let uploads = self.uploads.borrow();
+        uploads
+            .iter()
+            .for_each(|upload| upload.check(allowed.body, allowed.body_bytes));
+        drop(uploads);
         match self.pace.check(&self.ledger, self.in_flight.get(), now, allowed) {
+            // Polled while it waits, the connection notes what the client has taken.
+            Finding::Fine if self.ledger.is_blocked() => self.wake(),
             Finding::Fine => {}
             Finding::Idle => self.signal(Signal::Drain),
             Finding::Stuck => {
@@ -154,7 +164,28 @@ impl Connection {
 
     /// A part of a response body waits for the client, or waits no more.
     pub(super) fn body_waits(&self, waits: bool) {
-        self.pace.body_waits(waits, self.worker.ticks.now());
+        self.pace.body_waits(waits);
+    }
+
+    /// Whether the client has to take what was written before it gets more of a response. Over HTTP/2, where the tasks of
+    /// streams are not those that write, each stream is bounded by itself.
+    pub(super) fn has_enough(&self) -> bool {
+        !self.pace.speaks_http2() && self.ledger.is_blocked()
+    }
+
+    /// Watches how another request body over HTTP/2 moves, until it is forgotten.
+    pub(super) fn watch_upload(&self) -> Rc<Motion> {
+        let motion = Rc::<Motion>::default();
+        self.uploads.borrow_mut().push(Rc::clone(&motion));
+        motion
+    }
+
+    /// Watches it no more.
+    pub(super) fn forget_upload(&self, motion: &Rc<Motion>) {
+        let mut uploads = self.uploads.borrow_mut();
+        if let Some(index) = uploads.iter().position(|known| Rc::ptr_eq(known, motion)) {
+            uploads.swap_remove(index);
+        }
     }
 
     /// A request has been answered, without a switch of protocols.

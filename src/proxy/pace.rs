@@ -21,9 +21,11 @@ pub(super) struct Allowed {
     /// Over which the rate of a body is taken.
     pub(super) body: u32,
     /// Least bytes of a body in that time.
-    pub(super) body_bytes: u32,
-    /// While a response waits for its client.
+    pub(super) body_bytes: u64,
+    /// Over which the rate is taken at which a client takes what waits for it.
     pub(super) send: u32,
+    /// Least bytes that it takes in that time.
+    pub(super) send_bytes: u64,
     /// While a tunnel is silent both ways.
     pub(super) tunnel: u32,
     /// While what a client still sends is discarded.
@@ -39,15 +41,18 @@ impl Allowed {
             let ticks = span.as_millis().div_ceil(period.as_millis().max(1));
             u32::try_from(ticks).unwrap_or(u32::MAX)
         };
-        let body_millis = u64::try_from(config.body_timeout.as_millis()).unwrap_or(u64::MAX);
-        let body_bytes = u64::from(config.body_rate_min).saturating_mul(body_millis) / 1000;
+        let bytes = |rate: u32, span: Duration| {
+            let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+            (u64::from(rate).saturating_mul(millis) / 1000).max(1)
+        };
         let period_millis = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
         Self {
             head: ticks(config.header_read_timeout),
             idle: ticks(config.keep_alive_timeout.max(config.header_read_timeout)),
             body: ticks(config.body_timeout),
-            body_bytes: u32::try_from(body_bytes).unwrap_or(u32::MAX).max(1),
+            body_bytes: bytes(config.body_rate_min, config.body_timeout),
             send: ticks(config.send_timeout),
+            send_bytes: bytes(config.send_rate_min, config.send_timeout),
             tunnel: ticks(config.tunnel_timeout),
             linger: ticks(LINGER),
             control_frames: (CONTROL_PER_SECOND.saturating_mul(period_millis) / 1000).max(1),
@@ -79,14 +84,48 @@ pub(super) struct Pace {
     head_since: Cell<Option<u32>>,
     is_http2: Cell<bool>,
     is_tunnel: Cell<bool>,
-    /// Ticks at which a body was found wanting, and the bytes that had come before the first.
-    starved: Cell<(u32, u32)>,
-    /// Parts of response bodies that wait for the client, and since when one was last taken.
+    /// At which the body of a request comes, over HTTP/1.
+    receiving: Rate,
+    /// Ticks since that was found wanting.
+    told: Cell<u32>,
+    /// Parts of response bodies that wait for the client.
     waiting: Cell<u32>,
-    taken_at: Cell<u32>,
-    /// The last tick at which writes, a tunnel, or a connection that ends were seen moving, and how far they
-    /// had come.
+    /// At which the client takes what waits for it.
+    sending: Rate,
+    was_blocked: Cell<bool>,
+    /// The last tick at which a tunnel, or a connection that ends, was seen moving, and how far it had come.
     moved: Cell<(u32, u32)>,
+}
+
+/// How fast bytes move at the ticks at which they have to.
+#[derive(Default)]
+pub(super) struct Rate {
+    /// Ticks since the rate was last taken.
+    ticks: Cell<u32>,
+    /// Bytes that had moved by then.
+    before: Cell<u64>,
+}
+
+impl Rate {
+    /// Whether at least so many `bytes_min` move in `ticks`; to be called at each tick at which they have to, with all
+    /// `bytes` so far.
+    pub(super) fn is_kept(&self, bytes: u64, ticks: u32, bytes_min: u64) -> bool {
+        let passed = self.ticks.get();
+        if passed < ticks {
+            self.ticks.set(passed.saturating_add(1));
+            return true;
+        }
+        let is_kept = bytes.wrapping_sub(self.before.get()) >= bytes_min;
+        if is_kept {
+            self.begin(bytes);
+        }
+        is_kept
+    }
+
+    fn begin(&self, bytes: u64) {
+        self.ticks.set(0);
+        self.before.set(bytes);
+    }
 }
 
 impl Pace {
@@ -98,9 +137,11 @@ impl Pace {
             head_since: Cell::new(None),
             is_http2: Cell::new(false),
             is_tunnel: Cell::new(false),
-            starved: Cell::new((0, 0)),
+            receiving: Rate::default(),
+            told: Cell::new(0),
             waiting: Cell::new(0),
-            taken_at: Cell::new(now),
+            sending: Rate::default(),
+            was_blocked: Cell::new(false),
             moved: Cell::new((now, 0)),
         }
     }
@@ -113,6 +154,11 @@ impl Pace {
     /// The client speaks HTTP/2, which also reads frames that begin no request.
     pub(super) fn is_http2(&self) {
         self.is_http2.set(true);
+    }
+
+    /// Whether it does.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.is_http2.get()
     }
 
     /// The connection has become a tunnel.
@@ -130,14 +176,13 @@ impl Pace {
     }
 
     /// A part of a response body begins to wait for the client, or waits no more.
-    pub(super) fn body_waits(&self, waits: bool, now: u32) {
+    pub(super) fn body_waits(&self, waits: bool) {
         let waiting = self.waiting.get();
         self.waiting.set(if waits {
             waiting.saturating_add(1)
         } else {
             waiting.saturating_sub(1)
         });
-        self.taken_at.set(now);
     }
 
     /// Looks at the connection; to be called once at each tick.
@@ -152,22 +197,27 @@ impl Pace {
             // What is discarded does not count as moving.
             return self.check_moves(0, now, allowed.linger);
         }
-        if let Some(writes) = ledger.blocked_after() {
-            // A request that has ended may still wait for its client to take the response.
-            if self.check_moves(writes.wrapping_add(1), now, allowed.send) == Finding::Stuck {
-                return Finding::Stuck;
-            }
-        } else {
-            self.moved.set((now, 0));
+        self.moved.set((now, 0));
+        // A request that has ended may still wait for its client to take the response.
+        if self.is_untaken(ledger, allowed) {
+            return Finding::Stuck;
         }
         if in_flight == 0 {
             return self.check_quiet(ledger, now, allowed);
         }
-        // Over HTTP/2, a client may take nothing of a stream although it takes what is written.
-        if self.waiting.get() > 0 && now.wrapping_sub(self.taken_at.get()) > allowed.send {
-            return Finding::Stuck;
-        }
         self.check_body(ledger, allowed)
+    }
+
+    /// Whether the client takes less than it has to. Only ticks count at which something waits for it: the connection,
+    /// or a part of a body whose stream of HTTP/2 it gives no room.
+    fn is_untaken(&self, ledger: &Ledger, allowed: &Allowed) -> bool {
+        let (is_blocked, taken) = (ledger.is_blocked(), ledger.taken());
+        let was_blocked = self.was_blocked.replace(is_blocked);
+        let waits = is_blocked || self.waiting.get() > 0;
+        if !waits || is_blocked != was_blocked {
+            self.sending.begin(taken);
+        }
+        waits && !self.sending.is_kept(taken, allowed.send, allowed.send_bytes)
     }
 
     fn check_moves(&self, moves: u32, now: u32, allowed: u32) -> Finding {
@@ -213,27 +263,19 @@ impl Pace {
     fn check_body(&self, ledger: &Ledger, allowed: &Allowed) -> Finding {
         let bytes = ledger.body_bytes();
         if !ledger.is_in_body() {
-            self.starved.set((0, bytes));
+            self.receiving.begin(bytes);
+            self.told.set(0);
             return Finding::Fine;
         }
-        if !ledger.is_starving() {
+        if !ledger.is_starving() || self.receiving.is_kept(bytes, allowed.body, allowed.body_bytes) {
             return Finding::Fine;
         }
-        let (ticks, before) = self.starved.get();
-        self.starved.set((ticks.saturating_add(1), before));
-        if ticks < allowed.body {
-            return Finding::Fine;
-        }
-        if bytes.wrapping_sub(before) >= allowed.body_bytes {
-            self.starved.set((0, bytes));
-            return Finding::Fine;
-        }
-        // It was told once; what has not ended since then is cut off.
+        // It is told once; what has not ended a while after that is cut off.
+        let told = self.told.get();
+        self.told.set(told.saturating_add(1));
         match ledger.broken() {
             None => Finding::SlowBody,
-            Some(Violation::BodyTooSlow) if ticks < allowed.body.saturating_add(allowed.linger) => {
-                Finding::Fine
-            }
+            Some(Violation::BodyTooSlow) if told < allowed.linger => Finding::Fine,
             Some(_) => Finding::Stuck,
         }
     }
@@ -249,6 +291,7 @@ mod tests {
         body: 4,
         body_bytes: 100,
         send: 5,
+        send_bytes: 10,
         tunnel: 6,
         linger: 2,
         control_frames: 1,
@@ -298,22 +341,46 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_its_client_does_not_take_is_stuck() {
+    fn a_client_has_to_take_its_response_at_the_least_rate_while_it_waits() {
         let (pace, ledger) = (Pace::new(0), Ledger::default());
-        pace.body_waits(true, 0);
-        assert_eq!(found(&pace, &ledger, 1, 0), (6, Finding::Stuck));
-        pace.body_waits(true, 7);
-        pace.body_waits(false, 8);
-        assert_eq!(found(&pace, &ledger, 1, 8), (6, Finding::Stuck));
-        pace.body_waits(false, 20);
-        assert_eq!(pace.check(&ledger, 1, 90, &ALLOWED), Finding::Fine);
-        // The connection itself is blocked, with and without progress.
-        ledger.count_write(false);
-        assert_eq!(pace.check(&ledger, 1, 91, &ALLOWED), Finding::Fine);
-        assert_eq!(pace.check(&ledger, 1, 96, &ALLOWED), Finding::Fine);
-        ledger.count_write(true);
-        ledger.count_write(false);
-        assert_eq!(found(&pace, &ledger, 1, 97), (7, Finding::Stuck));
+        let check = || pace.check(&ledger, 1, 0, &ALLOWED);
+        // A part waits for room in its stream; 10 bytes of others are taken in 5 ticks, then 9.
+        pace.body_waits(true);
+        pace.body_waits(true);
+        pace.body_waits(false);
+        for _ in 0..5 {
+            ledger.count_write(2);
+            assert_eq!(check(), Finding::Fine);
+        }
+        assert_eq!(check(), Finding::Fine);
+        for _ in 0..4 {
+            ledger.count_write(2);
+            assert_eq!(check(), Finding::Fine);
+        }
+        ledger.count_write(1 + 17);
+        ledger.discount(17);
+        assert_eq!(check(), Finding::Fine);
+        assert_eq!(check(), Finding::Stuck);
+        pace.body_waits(false);
+        assert_eq!(check(), Finding::Fine);
+        // The connection itself is blocked: no write goes on, and what was written is taken.
+        let mut untaken = 1000;
+        for _ in 0..20 {
+            untaken -= 2;
+            ledger.block(untaken);
+            assert_eq!(check(), Finding::Fine);
+        }
+        assert_eq!(found(&pace, &ledger, 1, 0).1, Finding::Stuck);
+        // As long as room comes and goes, it moves.
+        for _ in 0..20 {
+            ledger.count_write(0);
+            assert_eq!(check(), Finding::Fine);
+            ledger.block(untaken);
+            assert_eq!(check(), Finding::Fine);
+        }
+        // Its request has ended, and the client still has to take the response.
+        pace.request_ended(&ledger, 0);
+        assert_eq!(found(&pace, &ledger, 0, 0).1, Finding::Stuck);
     }
 
     #[test]
@@ -322,7 +389,7 @@ mod tests {
         pace.is_tunnel(0);
         for tick in 0..20 {
             if tick % 5 == 0 {
-                ledger.count_write(true);
+                ledger.count_write(1);
             }
             assert_eq!(pace.check(&ledger, 1, tick, &ALLOWED), Finding::Fine);
         }

@@ -7,16 +7,17 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBufCursor};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 
 use super::connection::{Connection, Signal};
-use super::strict::Ledger;
+use super::strict::{Ledger, write_through};
 use super::transport::ClientStream;
 
 /// What a client that speaks HTTP/2 from the start sends first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// Reads until it is plain whether the client speaks HTTP/2. `None` when the connection ended or was told
 /// to before that.
 pub(super) async fn read_preface(connection: &Connection, mut stream: ClientStream) -> Option<Prefixed> {
@@ -68,6 +69,14 @@ impl Prefixed {
     pub(super) fn is_http2(&self) -> bool {
         self.prefix == *PREFACE && self.length == PREFACE.len()
     }
+
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Ready(Ok(bytes)) => self.ledger.count_write(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.ledger.block(self.stream.inner().untaken()),
+        }
+    }
 }
 
 impl Drop for Prefixed {
@@ -106,32 +115,4 @@ impl Read for Prefixed {
     }
 }
 
-impl Write for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.ledger.count_write(polled.is_ready());
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.ledger.count_write(polled.is_ready());
-        polled
-    }
-}
+write_through!(impl[] for Prefixed, to stream, telling wrote);

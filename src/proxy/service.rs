@@ -166,18 +166,29 @@ impl<'c> Turn<'c> {
         let ((route, step), host) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                let (parts, body) = request.into_parts();
-                self.closes = !strict::discard(body, &parts.headers).await;
+                self.discard(request).await;
                 return Err(refusal);
             }
         };
         match step {
-            Step::Answer(own) => Ok((route, Reply::Own(own))),
+            Step::Answer(own) => {
+                self.discard(request).await;
+                Ok((route, Reply::Own(own)))
+            }
             Step::Forward(forwarding, path) => {
                 let passed = self.pass_on(request, forwarding, &path, host.as_ref()).await;
-                let passed = passed.map_err(|error| self.upstream_refusal(error))?;
-                Ok((route, Reply::Passed(passed)))
+                Ok((route, Reply::Passed(passed?)))
             }
+        }
+    }
+
+    /// Leaves the body of a request unread that Weir answers itself, in a way that the client gets to read the answer.
+    async fn discard(&mut self, request: Request<Incoming>) {
+        let (parts, body) = request.into_parts();
+        if parts.version == Version::HTTP_2 {
+            drop(strict::Upload::new(body, parts.version, self.connection));
+        } else {
+            self.closes = !strict::discard(body, parts.version, &parts.headers).await;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -31,12 +32,31 @@ impl ClientStream {
     /// Has the kernel forget what the client has not taken once this is dropped, and tell it so by a reset: a client
     /// that reads nothing would hold megabytes of it for minutes.
     pub(super) fn reset_at_end(&self) {
-        let socket = match self {
+        if let Err(error) = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "connection cannot be reset");
+        }
+    }
+
+    /// Bytes that the kernel has been given and the client's has not acknowledged (TIOCOUTQ, tcp(7)); 0 when it does not
+    /// say. The kernel tells of room only once a third of its buffer is free, so writes alone would not show that a slow
+    /// client takes anything.
+    #[expect(unsafe_code, reason = "std and socket2 ask the kernel for no queue")]
+    pub(super) fn untaken(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `self` is borrowed, and the request writes one int to where it is
+        // told.
+        let outcome = unsafe { libc::ioctl(self.socket().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if outcome == 0 {
+            u64::try_from(bytes).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
-        };
-        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "connection cannot be reset");
         }
     }
 

@@ -20,6 +20,7 @@ use crate::proxy::connection::{InFlight, Tunnel};
 use crate::proxy::headers::{self, X_WEIR_PROXY_LATENCY, X_WEIR_UPSTREAM_LATENCY};
 use crate::proxy::respond::Refusal;
 use crate::proxy::route::Forwarding;
+use crate::proxy::strict::{Motion, Upload, Violation};
 use crate::proxy::upstream::{Answer, Journey, UpstreamError, forward};
 
 /// What came back from an upstream.
@@ -44,7 +45,7 @@ impl Turn<'_> {
         route: &Forwarding,
         path: &PathAndQuery,
         host: Option<&HeaderValue>,
-    ) -> Result<Passed, UpstreamError> {
+    ) -> Result<Passed, Refusal> {
         let websocket = headers::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let worker = self.connection.worker();
@@ -63,7 +64,9 @@ impl Turn<'_> {
         }
         route.change_request(&mut parts.headers);
         let bytes_max = self.shared().config().proxy.body_bytes_max.unwrap_or(u64::MAX);
-        let request = Request::from_parts(parts, RequestBody::new(body, bytes_max));
+        let upload = Upload::new(body, version, self.connection);
+        let motion = upload.motion();
+        let request = Request::from_parts(parts, RequestBody::new(upload, bytes_max));
         let asked = Instant::now();
         let journey = Journey {
             path,
@@ -71,7 +74,8 @@ impl Turn<'_> {
             shard: worker.shard(),
             started: asked,
         };
-        let answer = forward(upstream, request, &journey).await?;
+        let answer = forward(upstream, request, &journey).await;
+        let answer = answer.map_err(|error| self.upstream_refusal(error, motion.as_deref()))?;
         let times = Times {
             asked,
             answered: Instant::now(),
@@ -79,7 +83,7 @@ impl Turn<'_> {
         let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let usable = headers::transfer_coding_is_known(answer.response.headers());
         if !usable || (switches && websocket.is_none()) {
-            return Err(UpstreamError::Unusable);
+            return Err(self.upstream_refusal(UpstreamError::Unusable, None));
         }
         let websocket = websocket.filter(|_| switches);
         Ok(Passed {
@@ -126,8 +130,15 @@ impl Turn<'_> {
         response
     }
 
-    pub(super) fn upstream_refusal(&self, error: UpstreamError) -> Refusal {
-        if let (UpstreamError::ClientGone, Some(violation)) = (&error, self.connection.ledger().broken()) {
+    /// What the client is told of `error`; `motion` is that of its body, over HTTP/2.
+    fn upstream_refusal(&self, error: UpstreamError, motion: Option<&Motion>) -> Refusal {
+        let is_too_slow = motion.is_some_and(Motion::is_too_slow);
+        let broken = if is_too_slow {
+            Some(Violation::BodyTooSlow)
+        } else {
+            self.connection.ledger().broken()
+        };
+        if let (UpstreamError::ClientGone, Some(violation)) = (&error, broken) {
             return Refusal::Strict(violation);
         }
         let request_id = self.request_id.to_str().unwrap_or_default();

@@ -3,7 +3,8 @@
 //! hyper and h2 bound what they keep: streams, header lists, CONTINUATION frames, empty DATA frames, resets
 //! of streams that wait or that were in error. What is left are frames that are answered or looked at and
 //! cost the sender next to nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, and resets of
-//! requests that are under way. They are counted against what the connection is used for.
+//! requests that are under way. They are counted against what the connection is used for. And some errors get the
+//! code here that RFC 9113 has for them, where h2 has another or none.
 
 use std::io;
 use std::pin::Pin;
@@ -15,6 +16,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use super::held::Held;
 use super::ledger::Ledger;
 use super::message::{Step, Stop};
+use super::streams::{ClientStreams, IsEnded};
+use super::through::write_through;
 
 /// Control frames that a connection may have sent for nothing; the worker's heartbeat makes up for some.
 const CONTROL_MAX: u32 = 1000;
@@ -37,15 +40,23 @@ const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 
 /// Why a connection ends, with the code that its client is told (RFC 9113 §7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
+    /// A promise, which only servers make (RFC 9113 §8.4). h2 would read its header block first.
+    #[error("the client pushes")]
+    Protocol = 1,
     /// A window that no stream can have (RFC 9113 §6.5.2).
     #[error("a setting of the client is out of range")]
     FlowControl = 3,
+    /// More of a stream that the client has ended or reset (RFC 9113 §5.1).
+    #[error("the client goes on with a stream that it has ended")]
+    StreamClosed = 5,
     /// A frame of a length that its type cannot have (RFC 9113 §4.2). h2 reports another error.
     #[error("a frame of the client has the wrong length")]
     FrameSize = 6,
@@ -64,7 +75,9 @@ pub(super) struct FrameMeter {
     /// One setting, while a SETTINGS frame is passed over.
     setting: [u8; SETTING_BYTES],
     setting_filled: usize,
-    last_stream: u32,
+    streams: ClientStreams,
+    /// A header block has begun and not ended: nothing but CONTINUATION may come, as h2 sees to.
+    is_in_block: bool,
     resets: u32,
     /// Bytes that answer control frames and are yet to be written.
     answers: usize,
@@ -78,7 +91,8 @@ impl FrameMeter {
             filled: 0,
             setting: [0; SETTING_BYTES],
             setting_filled: 0,
-            last_stream: 0,
+            streams: ClientStreams::default(),
+            is_in_block: false,
             resets: 0,
             answers: 0,
         }
@@ -116,8 +130,8 @@ impl FrameMeter {
     }
 
     /// Weighs `bytes` bytes that were written: what goes to the client is use of the connection, unless it
-    /// only answers control frames.
-    pub(super) fn wrote(&mut self, bytes: usize, spent: &mut u32) {
+    /// only answers control frames. Answers how many of them do.
+    pub(super) fn wrote(&mut self, bytes: usize, spent: &mut u32) -> usize {
         let answering = bytes.min(self.answers);
         self.answers -= answering;
         let useful = bytes - answering;
@@ -125,6 +139,7 @@ impl FrameMeter {
             let made_up = u32::try_from(useful / 1024).unwrap_or(u32::MAX).saturating_add(2);
             *spent = spent.saturating_sub(made_up);
         }
+        answering
     }
 
     /// The GOAWAY that tells the client of `fault` (RFC 9113 §6.8).
@@ -133,7 +148,7 @@ impl FrameMeter {
         let (head, payload) = frame.split_at_mut(HEAD_BYTES);
         head.copy_from_slice(&[0, 0, 8, 7, 0, 0, 0, 0, 0]);
         let (stream, code) = payload.split_at_mut(4);
-        stream.copy_from_slice(&self.last_stream.to_be_bytes());
+        stream.copy_from_slice(&self.streams.last().to_be_bytes());
         code.copy_from_slice(&(fault as u32).to_be_bytes());
         frame
     }
@@ -165,11 +180,19 @@ impl FrameMeter {
     fn weigh(&mut self, spent: &mut u32) -> Result<(), Fault> {
         const ACK: u8 = 1;
         const END_STREAM: u8 = 1;
+        const END_HEADERS: u8 = 4;
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
         self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
         self.setting_filled = 0;
         if !fits(kind, flags & ACK != 0, self.skip) {
             return Err(Fault::FrameSize);
+        }
+        let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
+        if !self.is_in_block {
+            self.follow(kind, flags & END_STREAM != 0, stream)?;
+        }
+        if let HEADERS | CONTINUATION = kind {
+            self.is_in_block = flags & END_HEADERS == 0;
         }
         match kind {
             // An empty one that ends nothing does nothing.
@@ -180,8 +203,6 @@ impl FrameMeter {
             HEADERS => {
                 *spent = spent.saturating_sub(CONTROL_PER_REQUEST);
                 self.resets = self.resets.saturating_sub(1);
-                let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
-                self.last_stream = self.last_stream.max(stream);
             }
             RST_STREAM => self.resets += 2,
             // Which are answered, and their answers.
@@ -197,6 +218,23 @@ impl FrameMeter {
             return Err(Fault::Flood);
         }
         Ok(())
+    }
+}
+
+impl FrameMeter {
+    /// Keeps track of the streams that a client has yet to end.
+    fn follow(&mut self, kind: u8, ends: bool, stream: u32) -> Result<(), Fault> {
+        let followed = match kind {
+            HEADERS => self.streams.headers(stream, ends),
+            DATA => self.streams.data(stream, ends),
+            RST_STREAM => {
+                self.streams.reset(stream);
+                Ok(())
+            }
+            PUSH_PROMISE => return Err(Fault::Protocol),
+            _ => Ok(()),
+        };
+        followed.map_err(|IsEnded| Fault::StreamClosed)
     }
 }
 
@@ -236,7 +274,7 @@ impl<T> FrameGuard<T> {
     fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(bytes)) = polled {
             let mut spent = self.ledger.spent();
-            self.meter.wrote(*bytes, &mut spent);
+            self.ledger.discount(self.meter.wrote(*bytes, &mut spent));
             self.ledger.set_spent(spent);
         }
     }
@@ -285,37 +323,7 @@ impl<T: Read + Write + Unpin> Read for FrameGuard<T> {
     }
 }
 
-impl<T: Write + Unpin> Write for FrameGuard<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(&polled);
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(&polled);
-        polled
-    }
-}
+write_through!(impl[T: Write + Unpin] for FrameGuard<T>, to io, telling wrote);
 
 #[cfg(test)]
 mod tests {
@@ -328,13 +336,26 @@ mod tests {
         frame
     }
 
+    /// Gives each HEADERS in `bytes` the next stream, and other frames the last one.
+    fn number(mut bytes: &mut [u8], stream: &mut u32) {
+        while let [l0, l1, l2, kind, _, s0, s1, s2, s3, rest @ ..] = bytes {
+            *stream += if *kind == HEADERS { 2 } else { 0 };
+            [*s0, *s1, *s2, *s3] = stream.to_be_bytes();
+            let length = usize::from(*l0) << 16 | usize::from(*l1) << 8 | usize::from(*l2);
+            bytes = &mut rest[length..];
+        }
+    }
+
     /// How many of `frame`, each after `before`, pass; at most 5,000.
     fn passing(before: &[u8], frame: &[u8], written: usize) -> usize {
-        let (mut meter, mut spent) = (FrameMeter::new(), 0);
+        let (mut meter, mut spent, mut stream) = (FrameMeter::new(), 0, 1);
+        let (mut before, mut frame) = (before.to_vec(), frame.to_vec());
         meter.read(&[0; PREFACE_BYTES], &mut spent).1.unwrap();
         let one = |_: &usize| {
-            let read = meter.read(before, &mut spent).1;
-            let read = read.and_then(|()| meter.read(frame, &mut spent).1);
+            number(&mut before, &mut stream);
+            number(&mut frame, &mut stream);
+            let read = meter.read(&before, &mut spent).1;
+            let read = read.and_then(|()| meter.read(&frame, &mut spent).1);
             meter.wrote(written, &mut spent);
             read.is_ok()
         };
@@ -373,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_an_impossible_length_ends_the_connection_before_it_passes() {
+    fn a_frame_that_no_client_may_send_ends_the_connection_before_it_passes() {
         let settings = |id: u8, high: u8| [frame(4, 0, 0), vec![0, id, high, 0, 0, 0]].concat();
         let mut window = settings(4, 0x80);
         window[2] = 6;
@@ -386,6 +407,9 @@ mod tests {
             (frame(4, 0, 5), 0, Err(Fault::FrameSize)),
             (frame(4, 1, 6), 0, Err(Fault::FrameSize)),
             (frame(8, 0, 3), 0, Err(Fault::FrameSize)),
+            (frame(5, 4, 10), 0, Err(Fault::Protocol)),
+            (frame(0, 0, 10), 0, Err(Fault::StreamClosed)),
+            (frame(1, 5, 10), 0, Err(Fault::StreamClosed)),
             (window, HEAD_BYTES, Err(Fault::FlowControl)),
             (largest.clone(), largest.len(), Ok(())),
         ] {

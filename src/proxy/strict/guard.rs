@@ -11,6 +11,7 @@ use super::held::Held;
 use super::ledger::{Ledger, Upgrade};
 use super::linger::Linger;
 use super::message::{Limits, RequestScanner, Stop};
+use super::through::write_through;
 
 /// What hyper reads in place of a request that was refused: the least that makes it ask for an answer.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
@@ -145,37 +146,18 @@ impl<T: Read + Unpin> Read for Guard<T> {
     }
 }
 
-impl<T: Read + Write + Unpin> Write for Guard<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
+impl<T: Read + Write + Unpin> Guard<T> {
     /// After a request that was not read to its end, what follows is discarded for a while: closing at
     /// once would reset the connection, and the client might lose the response (RFC 9112 §9.6).
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let is_over = this.is_end || this.ledger.upgrade() == Upgrade::Accepted;
-        let is_whole = this.stop == Stop::More && !this.scanner.is_in_body() && this.held.is_empty();
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_over = self.is_end || self.ledger.upgrade() == Upgrade::Accepted;
+        let is_whole = self.stop == Stop::More && !self.scanner.is_in_body() && self.held.is_empty();
         if !is_over && !is_whole {
-            this.ledger.linger();
-            return this.linger.poll(&mut this.io, cx);
+            self.ledger.linger();
+            return self.linger.poll(&mut self.io, cx);
         }
-        Pin::new(&mut this.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+write_through!(impl[T: Read + Write + Unpin] for Guard<T>, to io, ending by poll_end);

@@ -3,7 +3,7 @@
 //! All of them run on one thread; hyper wants streams that could change threads, hence the atomics. They
 //! cost what plain memory does.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::violation::Violation;
 
@@ -15,8 +15,12 @@ pub(in crate::proxy) struct Ledger {
     /// Reads and writes that moved bytes.
     reads: AtomicU32,
     writes: AtomicU32,
+    /// Bytes written, without those that only answer control frames; wraps.
+    written: AtomicU64,
     /// The last write moved none.
     is_blocked: AtomicBool,
+    /// Bytes of what was written that the client had not taken when a write last moved none.
+    untaken: AtomicU64,
     /// The number of the request, from 1, that stands for one that was refused; 0 for none.
     refused: AtomicU32,
     refusal: AtomicU8,
@@ -27,7 +31,7 @@ pub(in crate::proxy) struct Ledger {
     is_starving: AtomicBool,
     is_in_body: AtomicBool,
     /// Bytes of bodies; wraps.
-    body_bytes: AtomicU32,
+    body_bytes: AtomicU64,
     is_lingering: AtomicBool,
     is_cut: AtomicBool,
     /// Control frames that HTTP/2 still has to its credit.
@@ -52,14 +56,16 @@ impl Default for Ledger {
         Self {
             reads: AtomicU32::new(0),
             writes: AtomicU32::new(0),
+            written: AtomicU64::new(0),
             is_blocked: AtomicBool::new(false),
+            untaken: AtomicU64::new(0),
             refused: AtomicU32::new(0),
             refusal: AtomicU8::new(NONE),
             broken: AtomicU8::new(NONE),
             upgrade: AtomicU8::new(Upgrade::None as u8),
             is_starving: AtomicBool::new(false),
             is_in_body: AtomicBool::new(false),
-            body_bytes: AtomicU32::new(0),
+            body_bytes: AtomicU64::new(0),
             is_lingering: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             spent: AtomicU32::new(0),
@@ -82,17 +88,36 @@ impl Ledger {
         add(&self.reads, 1);
     }
 
-    /// A write moved bytes, or the client takes none now.
-    pub(in crate::proxy) fn count_write(&self, moved: bool) {
-        self.is_blocked.store(!moved, Relaxed);
-        if moved {
-            add(&self.writes, 1);
-        }
+    /// A write moved `bytes`.
+    pub(in crate::proxy) fn count_write(&self, bytes: usize) {
+        self.is_blocked.store(false, Relaxed);
+        add(&self.writes, 1);
+        let written = self.written.load(Relaxed).wrapping_add(bytes as u64);
+        self.written.store(written, Relaxed);
     }
 
-    /// Writes that moved bytes, if one waits now; wraps.
-    pub(in crate::proxy) fn blocked_after(&self) -> Option<u32> {
-        self.is_blocked.load(Relaxed).then(|| self.writes.load(Relaxed))
+    /// A write moved nothing: the client has `untaken` bytes of what was written still to take.
+    pub(in crate::proxy) fn block(&self, untaken: u64) {
+        self.is_blocked.store(true, Relaxed);
+        self.untaken.store(untaken, Relaxed);
+    }
+
+    /// `bytes` of what was written only answer control frames, and are no use of the connection.
+    pub(in crate::proxy) fn discount(&self, bytes: usize) {
+        let written = self.written.load(Relaxed).wrapping_sub(bytes as u64);
+        self.written.store(written, Relaxed);
+    }
+
+    /// The last write waits for the client to take what came before.
+    pub(in crate::proxy) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Relaxed)
+    }
+
+    /// Bytes that the client has taken, but for a constant as long as `is_blocked` stays what it is; wraps.
+    pub(in crate::proxy) fn taken(&self) -> u64 {
+        self.written
+            .load(Relaxed)
+            .wrapping_sub(self.untaken.load(Relaxed))
     }
 
     /// Why request `number` is refused, if it is.
@@ -164,13 +189,14 @@ impl Ledger {
     }
 
     /// Bytes of request bodies; wraps.
-    pub(in crate::proxy) fn body_bytes(&self) -> u32 {
+    pub(in crate::proxy) fn body_bytes(&self) -> u64 {
         self.body_bytes.load(Relaxed)
     }
 
     /// Bytes of a request body have come.
     pub(in crate::proxy) fn count_body(&self, bytes: usize) {
-        add(&self.body_bytes, bytes as u32);
+        let sum = self.body_bytes().wrapping_add(bytes as u64);
+        self.body_bytes.store(sum, Relaxed);
     }
 
     /// The response is sent, and what the client still sends is discarded.

@@ -10,6 +10,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::held::Held;
 use super::message::{Limits, ResponseScanner, Stop};
+use super::through::write_through;
 
 /// Lets an upstream's responses pass that are as RFC 9112 wants them. Reading any other is an error, so that
 /// the connection that it came over is not used again.
@@ -92,28 +93,4 @@ impl<T: Read + Unpin> Read for ResponseGuard<T> {
     }
 }
 
-impl<T: Write + Unpin> Write for ResponseGuard<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-}
+write_through!(impl[T: Write + Unpin] for ResponseGuard<T>, to io);

@@ -9,7 +9,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use crate::proxy::connection::Connection;
 
 /// Passes a body on, and tells the connection when a part of it waits for the client: a part that was
-/// handed on waits until the next is asked for.
+/// handed on waits until the next is asked for. Over HTTP/1 none is handed on while the client takes nothing:
+/// hyper would gather 64 KiB of them and more.
 pub(in crate::proxy) struct Watched<B> {
     body: B,
     connection: Rc<Connection>,
@@ -41,6 +42,10 @@ impl<B: Body + Unpin> Body for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        if self.connection.has_enough() {
+            // What holds the connection up polls this again: the same task writes to the client.
+            return Poll::Pending;
+        }
         self.wait(false);
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.wait(matches!(polled, Poll::Ready(Some(Ok(_)))));

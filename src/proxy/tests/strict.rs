@@ -5,6 +5,7 @@ mod floods;
 mod requests;
 mod responses;
 mod slow;
+mod uploads;
 
 use std::sync::Mutex;
 

@@ -81,7 +81,7 @@ async fn a_connection_that_is_flooded_with_frames_is_closed() {
 }
 
 #[tokio::test]
-async fn a_frame_of_an_impossible_length_is_named_as_such() {
+async fn a_frame_that_no_client_may_send_is_named_as_such() {
     let upstream = Recorder::new().await.upstream;
     let gateway = Gateway::start(upstream.address, "");
     within(async {
@@ -89,6 +89,14 @@ async fn a_frame_of_an_impossible_length_is_named_as_such() {
             (frame(6, 0, 0, &[0; 7]), 6),
             (frame(4, 0, 0, &[0; 5]), 6),
             (frame(4, 0, 0, &[0, 4, 0x80, 0, 0, 0]), 3),
+            // A promise, and more of streams that were ended and reset.
+            (frame(5, 0, 1, &[0, 0, 0, 2, 0x82]), 1),
+            ([get(1), get(1)].concat(), 5),
+            ([get(1), frame(0, 0, 1, b"more")].concat(), 5),
+            (
+                [get(1), frame(3, 0, 1, &[0, 0, 0, 8]), frame(0, 1, 1, b"")].concat(),
+                5,
+            ),
         ] {
             let mut once = Some(bytes.clone());
             let told = flood(&gateway, move |_| once.take().unwrap_or_default()).await;

@@ -218,7 +218,8 @@ const TARGETS: &[Case] = &[
 const FIELDS: &[Case] = &[
     ("9110 10.1.1", b"GET / HTTP/1.1\r\nHost: a\r\nExpect: foo\r\n\r\n", &[417], Open, &[]),
     ("9110 10.1.1", b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue, foo\r\n\r\n", &[417], Open, &[]),
-    ("9110 10.1.1", b"POST / HTTP/1.1\r\nHost: a\r\nExpect: foo\r\nContent-Length: 2\r\n\r\nhi", &[417], Closed, &[]),
+    ("9110 10.1.1", b"POST / HTTP/1.1\r\nHost: a\r\nExpect: foo\r\nContent-Length: 2\r\n\r\nhi", &[417], Open, &[]),
+    ("9110 10.1.1", b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue, foo\r\nContent-Length: 2\r\n\r\n", &[417], Closed, &[]),
     ("9110 10.1.1", b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", &[200], Open, &["!expect"]),
     ("9110 10.1.1", b"GET / HTTP/1.0\r\nHost: a\r\nExpect: foo\r\n\r\n", &[200], Closed, &["!expect"]),
     ("httpoxy", b"GET / HTTP/1.1\r\nHost: a\r\nProxy: http://evil.test\r\n\r\n", &[200], Open, &["!evil"]),
