@@ -47,7 +47,7 @@ const ADMIN_DRAIN: Duration = Duration::from_millis(500);
 pub enum Ending {
     /// A signal asked it to stop, and it did so in order.
     Drained,
-    /// A second signal cut that short.
+    /// A further signal cut that short.
     Interrupted,
 }
 
@@ -84,7 +84,7 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
         let ending = runtime.block_on(Self::run_until_signal(config, load));
-        // After a second signal nothing that still works off its last task may hold the process.
+        // After that signal nothing that still works off its last task may hold the process.
         runtime.shutdown_background();
         ending
     }
@@ -95,12 +95,19 @@ impl Gateway {
         let mut gateway = Self::start(config).await?;
         gateway.announce()?;
         let cluster = Arc::clone(&gateway.cluster);
-        tokio::select! {
-            name = signals.next() => tracing::info!(signal = name, "stopping"),
+        let stop = tokio::select! {
+            stop = signals.next() => stop,
             error = cluster.failed() => return Err(error.into()),
             // A stop does not wait for a reload: that changes everything or nothing.
-            () = gateway.reload_at(&mut hangups, load) => {}
+            () = gateway.reload_at(&mut hangups, load) => return Ok(Ending::Drained),
+        };
+        if stop == Stop::Terminate {
+            tokio::select! {
+                () = gateway.retire() => {}
+                stop = signals.next() => tracing::info!(signal = stop.name(), "not waiting any longer"),
+            }
         }
+        tracing::info!(signal = stop.name(), "stopping");
         tokio::select! {
             () = gateway.stop() => Ok(Ending::Drained),
             _ = signals.next() => Ok(Ending::Interrupted),
@@ -177,6 +184,20 @@ impl Gateway {
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Says that it is not ready, and serves on for `proxy.drain_delay`, so that load balancers see it in time. In the
+    /// second half, when they send nobody new, clients that are still there are asked to go elsewhere.
+    pub async fn retire(&self) {
+        self.draining.store(true, Ordering::Release);
+        let delay = self.config.load().proxy.drain_delay;
+        if delay.is_zero() {
+            return;
+        }
+        tracing::info!(?delay, "not ready any more, serving on until load balancers know");
+        tokio::time::sleep(delay / 2).await;
+        self.proxy.wind_down();
+        tokio::time::sleep(delay / 2).await;
     }
 
     /// Stops in order: tells load balancers by readiness, lets clients finish, hands the last counts to
@@ -271,6 +292,24 @@ fn start_proxy(
     Ok((proxy, Arc::clone(shared.metrics())))
 }
 
+/// A signal that stops a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// From whoever runs the node (SIGTERM): clients are to notice nothing.
+    Terminate,
+    /// From a person at a terminal (SIGINT), who waits.
+    Interrupt,
+}
+
+impl Stop {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+}
+
 /// The signals that stop a node.
 struct StopSignals {
     terminate: Signal,
@@ -286,11 +325,11 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one, and names it.
-    async fn next(&mut self) -> &'static str {
+    /// Waits for the next one.
+    async fn next(&mut self) -> Stop {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => Stop::Interrupt,
         }
     }
 }

@@ -256,6 +256,15 @@ pub struct RunArgs {
     #[arg(long, env = "WEIR_CONNECTIONS_MAX", value_name = "N", help_heading = "Proxy")]
     pub connections_max: Option<String>,
 
+    /// How long a node that gets SIGTERM serves on, not ready any more, before it stops [default: 5s].
+    #[arg(
+        long,
+        env = "WEIR_DRAIN_DELAY",
+        value_name = "DURATION",
+        help_heading = "Proxy"
+    )]
+    pub drain_delay: Option<String>,
+
     /// How long a stop waits for requests in flight [default: 10s].
     #[arg(
         long,

@@ -276,6 +276,12 @@ impl Proxy {
         &self.addresses
     }
 
+    /// Serves on, and asks clients to go elsewhere with what follows: HTTP/2 by a GOAWAY, HTTP/1 by `Connection: close` on
+    /// each response. New connections are served likewise, HTTP/2 ones until the stop.
+    pub fn wind_down(&self) {
+        self.in_force.wind_down();
+    }
+
     /// Stops accepting, lets connections finish what is in flight for at most `drain_timeout`, and ends
     /// the workers. Answers how many connections were cut off.
     pub async fn stop(self, drain_timeout: Duration) -> usize {

@@ -206,6 +206,12 @@ impl RunArgs {
                 &self.connections_max,
             ),
             row(
+                &["proxy", "drain_delay"],
+                "--drain-delay",
+                "WEIR_DRAIN_DELAY",
+                &self.drain_delay,
+            ),
+            row(
                 &["proxy", "drain_timeout"],
                 "--drain-timeout",
                 "WEIR_DRAIN_TIMEOUT",
