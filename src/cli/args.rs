@@ -3,6 +3,7 @@
 //! The flags of `weir run` stay texts here; [`crate::config`] reads them together with the file, so that
 //! every error of both is reported at once. A flag beats its environment variable, which beats the file.
 
+mod environment;
 mod load;
 
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::limit::{SyncMode, WindowLimit};
 use crate::replica::NodeId;
 use crate::sim::Pattern;
+
+pub use self::environment::UnknownVariables;
 
 /// An API gateway that keeps one rate limit across a whole cluster, without Redis.
 #[derive(Debug, Parser)]
@@ -309,6 +312,9 @@ pub struct CheckArgs {
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Do not read the files that the configuration names, such as certificates: they are on another machine.
+    #[arg(long)]
+    pub skip_files: bool,
     /// What `weir run` would be given.
     #[command(flatten)]
     pub run: RunArgs,

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogConfig;
 use crate::gateway::{Ending, Gateway, Load};
 
-use super::args::RunArgs;
+use super::args::{RunArgs, UnknownVariables};
 
 /// What a shell reports of a program that SIGINT ended (128 + 2).
 const INTERRUPTED: u8 = 130;
@@ -31,6 +31,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let args = args.clone();
     let load: Load = Arc::new(move || args.load());
+    for name in UnknownVariables::of_process().strange {
+        tracing::warn!(name, "unknown variable, ignored");
+    }
     Ok(match Gateway::run(config, &load)? {
         Ending::Drained => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),

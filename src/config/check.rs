@@ -89,7 +89,7 @@ fn node_id(root: &mut Section<'_>, surroundings: &Surroundings, report: &Report)
     let pod = surroundings.pod_name.as_deref();
     let host = surroundings.host_name.as_deref();
     let fallback = pod
-        .map(|name| (name, Origin::Variable("POD_NAME")))
+        .map(|name| (name, Origin::Variable("POD_NAME".into())))
         .or(host.map(|name| (name, Origin::HostName)));
     let Some((text, origin)) = fallback else {
         root.require("node_id", "name this node with --node-id");

@@ -44,7 +44,7 @@ pub use access_log::{AccessLogConfig, AccessLogFormat, AccessLogPath};
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
 pub use clients::ClientIpHeader;
-pub use error::{ConfigError, ConfigErrors, Origin};
+pub use error::{ConfigError, ConfigErrors, Origin, nearest};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};

@@ -66,7 +66,7 @@ pub use metrics::{
     TransportFailure, UpstreamFailure, WaitEnd,
 };
 pub use reload::ReloadError;
-pub use tls::TlsError;
+pub use tls::{FileFinding, TlsError, inspect_files};
 pub use upstream::{EndpointReading, UpstreamReading};
 
 /// Ends once the peers have been told, as far as this node can: what they hear is on its way.
