@@ -8,6 +8,7 @@
     reason = "the shell that names a life by the moment it starts"
 )]
 
+mod files;
 mod observe;
 mod reload;
 mod roster;
@@ -15,6 +16,7 @@ mod roster;
 use std::fmt;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,7 +35,8 @@ use crate::replica::{Generation, ReplicaId};
 use self::observe::Observed;
 use self::reload::ReloadCounts;
 
-pub use self::reload::Load;
+pub use self::files::Look;
+pub use self::reload::{Load, Source};
 
 /// Longest wait for peers to acknowledge the last counts of a node that stops, and for an heir to own its rights:
 /// many rounds of repair, and short beside the 30 s that Kubernetes grants.
@@ -56,6 +59,8 @@ pub struct Gateway {
     /// What is in force, with the addresses where it really listens.
     config: Arc<ArcSwap<Config>>,
     reloads: Arc<ReloadCounts>,
+    /// What was read beside the configuration that was loaded last.
+    files: Vec<PathBuf>,
     proxy: Proxy,
     cluster: Arc<ClusterHandle>,
     admin: Admin,
@@ -76,20 +81,21 @@ pub struct Addresses {
 
 impl Gateway {
     /// Runs a node in this process until SIGTERM or SIGINT. Prints one line to standard output once it
-    /// listens. At SIGHUP it puts in force what `load` answers.
+    /// listens. At SIGHUP it puts in force what `source` says then, and when a file of it has changed if `config` has
+    /// it looked at.
     ///
     /// # Errors
     /// An address cannot be bound, or a part of the node died.
-    pub fn run(config: Config, load: &Load) -> anyhow::Result<Ending> {
+    pub fn run(config: Config, source: &Source) -> anyhow::Result<Ending> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
-        let ending = runtime.block_on(Self::run_until_signal(config, load));
+        let ending = runtime.block_on(Self::run_until_signal(config, source));
         // After that signal nothing that still works off its last task may hold the process.
         runtime.shutdown_background();
         ending
     }
 
-    async fn run_until_signal(config: Config, load: &Load) -> anyhow::Result<Ending> {
+    async fn run_until_signal(config: Config, source: &Source) -> anyhow::Result<Ending> {
         let mut signals = StopSignals::install()?;
         let mut hangups = signal(SignalKind::hangup()).context("cannot handle signals")?;
         let mut gateway = Self::start(config).await?;
@@ -99,7 +105,7 @@ impl Gateway {
             stop = signals.next() => stop,
             error = cluster.failed() => return Err(error.into()),
             // A stop does not wait for a reload: that changes everything or nothing.
-            () = gateway.reload_at(&mut hangups, load) => return Ok(Ending::Drained),
+            never = gateway.reload_at(&mut hangups, source) => match never {},
         };
         if stop == Stop::Terminate {
             tokio::select! {
@@ -170,6 +176,7 @@ impl Gateway {
         };
         let admin = admin.serve(Arc::new(observed), config.load().admin.token.as_deref());
         Ok(Self {
+            files: config.load().files_read_at_reload(),
             config,
             reloads,
             proxy,

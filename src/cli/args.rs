@@ -289,6 +289,11 @@ pub struct RunArgs {
     )]
     pub debug_headers: Option<String>,
 
+    /// How often to look whether the configuration file has changed, and to take it up; `never` leaves it to SIGHUP
+    /// [default: never].
+    #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION")]
+    pub reload_interval: Option<String>,
+
     /// What to log: a level or a tracing filter such as `info,weir=debug` [default: info].
     #[arg(long, env = "WEIR_LOG", value_name = "FILTER", help_heading = "Log")]
     pub log: Option<String>,

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogConfig;
-use crate::gateway::{Ending, Gateway, Load};
+use crate::gateway::{Ending, Gateway, Load, Look, Source};
 
 use super::args::{RunArgs, UnknownVariables};
 
@@ -20,6 +20,8 @@ const INTERRUPTED: u8 = 130;
 /// The configuration is wrong (every error in it is told), an address cannot be bound, or a part of the
 /// node died.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    // Before it is read, so that no later change of it is missed.
+    let file = Look::at(args.config.clone());
     let config = match args.load() {
         Ok(config) => config,
         Err(errors) => {
@@ -29,12 +31,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&config.log)?;
-    let args = args.clone();
-    let load: Load = Arc::new(move || args.load());
     for name in UnknownVariables::of_process().strange {
         tracing::warn!(name, "unknown variable, ignored");
     }
-    Ok(match Gateway::run(config, &load)? {
+    let args = args.clone();
+    let load: Load = Arc::new(move || args.load());
+    Ok(match Gateway::run(config, &Source { load, file })? {
         Ending::Drained => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
     })

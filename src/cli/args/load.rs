@@ -240,6 +240,12 @@ impl RunArgs {
                 "WEIR_DEBUG_HEADERS",
                 &self.debug_headers,
             ),
+            row(
+                &["reload", "interval"],
+                "--reload-interval",
+                "WEIR_RELOAD_INTERVAL",
+                &self.reload_interval,
+            ),
             row(&["log", "filter"], "--log", "WEIR_LOG", &self.log),
             row(&["log", "json"], "--log-json", "WEIR_LOG_JSON", &self.log_json),
         ]
