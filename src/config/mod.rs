@@ -21,6 +21,7 @@ mod layer;
 mod listeners;
 mod proxy;
 mod read;
+mod reload;
 mod restart;
 mod routes;
 mod scalars;
@@ -44,11 +45,12 @@ pub use access_log::{AccessLogConfig, AccessLogFormat, AccessLogPath};
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
 pub use clients::ClientIpHeader;
-pub use error::{ConfigError, ConfigErrors, Origin};
+pub use error::{ConfigError, ConfigErrors, Origin, nearest};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 pub use proxy::ProxyConfig;
+pub use reload::ReloadConfig;
 pub use routes::{
     FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
     PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
@@ -90,6 +92,8 @@ pub struct Config {
     pub access_log: AccessLogConfig,
     /// Logging.
     pub log: LogConfig,
+    /// When it is read anew.
+    pub reload: ReloadConfig,
 }
 
 impl Config {
