@@ -22,7 +22,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use super::super::body::RequestBody;
 use super::super::strict::Asked;
 use super::super::worker::Ticks;
-use super::endpoints::Endpoint;
+use super::endpoint::Endpoint;
 use super::overdue::Watch;
 use super::queue::Queue;
 use super::state::{Slot, UpstreamState};
