@@ -73,6 +73,8 @@ impl Progress {
 
     fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         match polled {
+            // The request goes on, in another sending.
+            Poll::Ready(Some(Err(BodyError::Superseded))) => return,
             Poll::Ready(Some(Err(BodyError::TooLarge))) => self.exceeded.set(true),
             Poll::Ready(Some(Ok(_))) => self.frames.set(self.frames.get() + 1),
             Poll::Ready(Some(Err(_))) => self.failed.set(true),
@@ -109,23 +111,14 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Streamed(body, progress) => {
-                let mut polled = Pin::new(body).poll_frame(cx);
-                drop_untrusted(&mut polled);
-                progress.note(&polled);
-                polled
-            }
-            Self::Replayed(replay, progress) => {
-                let mut polled = Pin::new(replay).poll_frame(cx);
-                drop_untrusted(&mut polled);
-                if !matches!(polled, Poll::Ready(Some(Err(BodyError::Superseded)))) {
-                    progress.note(&polled);
-                }
-                polled
-            }
-        }
+        let (mut polled, progress) = match &mut *self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Streamed(body, progress) => (Pin::new(body).poll_frame(cx), progress),
+            Self::Replayed(replay, progress) => (Pin::new(replay).poll_frame(cx), progress),
+        };
+        drop_untrusted(&mut polled);
+        progress.note(&polled);
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
