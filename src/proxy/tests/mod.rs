@@ -10,6 +10,7 @@ mod multiplexing;
 mod passing;
 mod proxy_protocol;
 mod reloading;
+mod resolving;
 mod retrying;
 mod routing;
 mod secure_upstreams;
