@@ -66,6 +66,11 @@ impl Progress {
         self.failed.get()
     }
 
+    /// The request ended before its body did, by the client's doing.
+    fn is_broken(&self) -> bool {
+        self.failed() || self.exceeded()
+    }
+
     /// The client sent more than it may.
     pub(super) fn exceeded(&self) -> bool {
         self.exceeded.get()
@@ -277,8 +282,15 @@ impl Body for ResponseBody {
     }
 }
 
-/// Counts that the upstream broke off a body, and closes its connection.
+/// Closes the connection of a response that broke off or stood still, and counts that, unless it is the client's
+/// doing: it cannot have a server left out.
 fn fail(lease: &mut Option<Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
-    lease.take().iter().for_each(Lease::failed);
+    let lease = lease.take();
+    let request = lease.as_ref().and_then(Lease::request);
+    if request.is_some_and(Progress::is_broken) {
+        return;
+    }
+    let waits = failure == UpstreamFailure::BodyTimeout && request.is_some_and(Progress::waits_for_client);
+    lease.iter().filter(|_| !waits).for_each(Lease::failed);
     in_flight.shard().upstream_failed(failure);
 }

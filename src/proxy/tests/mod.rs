@@ -1,5 +1,6 @@
 //! Tests of the whole request path: a proxy in this process, real sockets, scripted upstreams.
 
+mod breaking;
 mod choosing;
 mod examples;
 mod failing;

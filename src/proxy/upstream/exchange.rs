@@ -36,8 +36,8 @@ pub(super) async fn exchange(
     request: Request<RequestBody>,
     patience: &Patience,
 ) -> Exchanged {
-    let progress = request.body().progress();
-    let progress = progress.as_deref();
+    let body = request.body().progress();
+    let progress = body.as_deref();
     let result = {
         let mut sent = pin!(lease.send(request));
         let mut deadline = patience.started + patience.timeout;
@@ -60,7 +60,10 @@ pub(super) async fn exchange(
         }
     };
     match result {
-        Ok(response) => Exchanged::Answered(Answer { response, lease }),
+        Ok(response) => {
+            lease.request = body;
+            Exchanged::Answered(Answer { response, lease })
+        }
         Err(error) => sort_failure(error, progress),
     }
 }
