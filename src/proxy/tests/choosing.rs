@@ -120,6 +120,35 @@ async fn the_same_key_goes_to_the_same_server_and_requests_without_one_take_turn
 }
 
 #[tokio::test]
+async fn the_clients_address_and_a_header_are_keys_like_any_other() {
+    let servers = [
+        Server::start("a").await,
+        Server::start("b").await,
+        Server::start("c").await,
+    ];
+    let targets: Vec<_> = servers.iter().map(Server::url).collect();
+    for (balance, field) in [("hash:ip", "X-Forwarded-For"), ("hash:header:x-user", "X-User")] {
+        let gateway = start(&format!(
+            "proxy:\n  trusted_proxies: [127.0.0.1]\nupstreams:\n  - name: up\n    balance: {balance}\n    targets: [{}]\n",
+            targets.join(", ")
+        ));
+        within(async {
+            let mut used = std::collections::HashSet::new();
+            for client in 0..20 {
+                let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}: 192.0.2.{client}\r\n\r\n");
+                let first = gateway.ask(&request).await.text().to_owned();
+                for _ in 0..3 {
+                    assert_eq!(gateway.ask(&request).await.text(), first, "{request}");
+                }
+                used.insert(first);
+            }
+            assert_eq!(used.len(), 3, "{balance}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn the_server_with_fewer_requests_in_flight_is_chosen() {
     let release = Arc::new(Notify::new());
     let held = Arc::clone(&release);
@@ -190,6 +219,35 @@ async fn a_server_that_fails_requests_is_left_out_and_comes_back() {
     })
     .await;
     assert!(!gateway.metrics().upstreams[0].endpoints[0].is_ejected);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_begins_with_a_twentieth_of_its_share() {
+    let (bad, good) = (Server::start("bad").await, Server::start("good").await);
+    bad.is_well.store(0, SeqCst);
+    let gateway = start(&format!(
+        "upstreams:\n  - name: up\n    targets: ['{}', '{}']\n    slow_start: 1h\n    \
+         ejection: {{failures: 1, base_time: 50ms}}\n",
+        bad.url(),
+        good.url()
+    ));
+    within(async {
+        while bad.asked() == 0 {
+            gateway.ask(GET).await;
+        }
+        bad.is_well.store(1, SeqCst);
+        eventually("it is back", async || {
+            gateway.ask(GET).await;
+            !gateway.metrics().upstreams[0].endpoints[0].is_ejected
+        })
+        .await;
+        let before = bad.asked();
+        for _ in 0..42 {
+            assert_eq!(gateway.ask(GET).await.status(), 200);
+        }
+        assert_eq!(bad.asked() - before, 2);
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,7 +1,14 @@
 //! Upstreams that are names: what a name server says of them, and what is kept when it fails.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the name server of these tests notes when it was asked"
+)]
+
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use tokio::net::UdpSocket;
 
@@ -13,18 +20,27 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// What a name server says of the IPv4 and of the IPv6 addresses of its one name. `None`: it fails.
 type Records = [Option<Vec<IpAddr>>; 2];
 
-/// A name server of one name, which says what stands in `records`; without those it does not answer at all.
-async fn name_server(records: Arc<Mutex<Option<Records>>>) -> SocketAddr {
+/// When IPv4 addresses were asked for. A query that is sent again has the same id.
+type Queries = Arc<Mutex<HashMap<[u8; 2], Instant>>>;
+
+/// A name server of one name, which says what stands in `records`, for `ttl` seconds; without those it does not answer
+/// at all.
+async fn name_server(records: Arc<Mutex<Option<Records>>>, ttl: u8, queries: Queries) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut query = [0; 1500];
         while let Ok((length, client)) = socket.recv_from(&mut query).await {
+            let query = &query[..length];
+            if record_type(query) == A {
+                let id = [query[0], query[1]];
+                queries.lock().unwrap().entry(id).or_insert_with(Instant::now);
+            }
             let answer = records
                 .lock()
                 .unwrap()
                 .as_ref()
-                .map(|records| answer(&query[..length], records));
+                .map(|records| answer(query, records, ttl));
             if let Some(answer) = answer {
                 socket.send_to(&answer, client).await.unwrap();
             }
@@ -33,13 +49,22 @@ async fn name_server(records: Arc<Mutex<Option<Records>>>) -> SocketAddr {
     address
 }
 
-/// The answer to a query of twelve octets of header, and one question of labels, type and class (RFC 1035 §4.1).
-fn answer(query: &[u8], records: &Records) -> Vec<u8> {
-    let question = &query[12..];
-    let name = question.iter().position(|&b| b == 0).unwrap() + 1;
-    let found = match question[name + 1] {
-        1 => records[0].clone(),
-        28 => records[1].clone(),
+const A: u8 = 1;
+const AAAA: u8 = 28;
+
+/// Where the type of a query's question is, behind twelve octets of header and the labels (RFC 1035 §4.1).
+fn at_type(query: &[u8]) -> usize {
+    12 + query[12..].iter().position(|&b| b == 0).unwrap() + 2
+}
+
+fn record_type(query: &[u8]) -> u8 {
+    query[at_type(query)]
+}
+
+fn answer(query: &[u8], records: &Records, ttl: u8) -> Vec<u8> {
+    let found = match record_type(query) {
+        A => records[0].clone(),
+        AAAA => records[1].clone(),
         _ => Some(Vec::new()),
     };
     let failed = u8::from(found.is_none()) * 2;
@@ -57,10 +82,10 @@ fn answer(query: &[u8], records: &Records) -> Vec<u8> {
         0,
         0,
     ]);
-    answer.extend(&question[..name + 4]);
+    answer.extend(&query[12..at_type(query) + 3]);
     for ip in found {
-        // The name and the type as in the question; IN, a TTL of 0.
-        answer.extend([0xc0, 12, 0, question[name + 1], 0, 1, 0, 0, 0, 0, 0]);
+        // The name and the type as in the question; IN, the TTL.
+        answer.extend([0xc0, 12, 0, record_type(query), 0, 1, 0, 0, 0, ttl, 0]);
         match ip {
             IpAddr::V4(ip) => answer.extend([&[4], &ip.octets()[..]].concat()),
             IpAddr::V6(ip) => answer.extend([&[16], &ip.octets()[..]].concat()),
@@ -75,7 +100,7 @@ fn ips(texts: &[&str]) -> Option<Vec<IpAddr>> {
 
 /// A gateway whose only target is a name with these records, at `port`.
 async fn resolving(records: &Arc<Mutex<Option<Records>>>, port: u16) -> Gateway {
-    let dns = name_server(Arc::clone(records)).await;
+    let dns = name_server(Arc::clone(records), 0, Queries::default()).await;
     start(&format!(
         "dns: {{servers: ['{dns}'], ttl_min: 100ms}}\nupstreams:\n  - name: up\n    \
          targets: ['http://app.weir-test.net:{port}']\n    connect_timeout: 10s\n"
@@ -139,5 +164,26 @@ async fn addresses_of_a_family_that_cannot_be_looked_up_stay_and_go_when_there_a
         let what = format!("{v4:?} and {v6:?} make {expected:?}");
         *records.lock().unwrap() = Some([v4, v6]);
         eventually(&what, async || addresses() == expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_again_when_its_ttl_is_over_and_not_before() {
+    let records = Arc::new(Mutex::new(Some([ips(&["127.0.0.1"]), ips(&[])])));
+    let queries = Queries::default();
+    let dns = name_server(records, 1, Arc::clone(&queries)).await;
+    let _gateway = start(&format!(
+        "dns: {{servers: ['{dns}'], ttl_min: 100ms}}\nupstreams:\n  - name: up\n    \
+         targets: ['http://app.weir-test.net']\n"
+    ));
+    eventually("it is looked up three times", async || {
+        queries.lock().unwrap().len() >= 3
+    })
+    .await;
+    let mut times: Vec<Instant> = queries.lock().unwrap().values().copied().collect();
+    times.sort_unstable();
+    for pair in times.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart >= Duration::from_secs(1), "{apart:?}");
     }
 }
