@@ -21,6 +21,8 @@ const HTTP: &str = include_str!("../../docs/examples/http.yaml");
 const ROUTING: &str = include_str!("../../docs/examples/routing.yaml");
 const TLS: &str = include_str!("../../docs/examples/tls.yaml");
 const CLIENTS: &str = include_str!("../../docs/examples/clients.yaml");
+const ACCESS_LOG: &str = include_str!("../../docs/examples/access-log.yaml");
+const OPERATIONS: &str = include_str!("../../docs/examples/operations.yaml");
 
 /// What every test file needs and no test is about.
 const BASE: &str = "node_id: a\nupstreams: [{name: app, targets: [http://h:1]}]\n";
@@ -61,6 +63,8 @@ fn the_examples_load_and_read_back_from_their_json() {
         UPSTREAMS,
         TLS,
         CLIENTS,
+        ACCESS_LOG,
+        OPERATIONS,
     ] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();

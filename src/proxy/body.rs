@@ -68,6 +68,11 @@ impl Progress {
         self.failed.get()
     }
 
+    /// The request ended before its body did, by the client's doing.
+    fn is_broken(&self) -> bool {
+        self.failed() || self.exceeded()
+    }
+
     /// The client sent more than it may.
     pub(super) fn exceeded(&self) -> bool {
         self.exceeded.get()
@@ -75,6 +80,8 @@ impl Progress {
 
     fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         match polled {
+            // The request goes on, in another sending.
+            Poll::Ready(Some(Err(BodyError::Superseded))) => return,
             Poll::Ready(Some(Err(BodyError::TooLarge))) => self.exceeded.set(true),
             Poll::Ready(Some(Ok(_))) => self.frames.set(self.frames.get() + 1),
             Poll::Ready(Some(Err(_))) => self.failed.set(true),
@@ -111,23 +118,14 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Streamed(body, progress) => {
-                let mut polled = Pin::new(body).poll_frame(cx);
-                drop_untrusted(&mut polled);
-                progress.note(&polled);
-                polled
-            }
-            Self::Replayed(replay, progress) => {
-                let mut polled = Pin::new(replay).poll_frame(cx);
-                drop_untrusted(&mut polled);
-                if !matches!(polled, Poll::Ready(Some(Err(BodyError::Superseded)))) {
-                    progress.note(&polled);
-                }
-                polled
-            }
-        }
+        let (mut polled, progress) = match &mut *self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Streamed(body, progress) => (Pin::new(body).poll_frame(cx), progress),
+            Self::Replayed(replay, progress) => (Pin::new(replay).poll_frame(cx), progress),
+        };
+        drop_untrusted(&mut polled);
+        progress.note(&polled);
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -286,8 +284,15 @@ impl Body for ResponseBody {
     }
 }
 
-/// Counts that the upstream broke off a body, and closes its connection.
+/// Closes the connection of a response that broke off or stood still, and counts that, unless it is the client's
+/// doing: it cannot have a server left out.
 fn fail(lease: &mut Option<Lease>, in_flight: &InFlight, failure: UpstreamFailure) {
-    lease.take().iter().for_each(Lease::failed);
+    let lease = lease.take();
+    let request = lease.as_ref().and_then(Lease::request);
+    if request.is_some_and(Progress::is_broken) {
+        return;
+    }
+    let waits = failure == UpstreamFailure::BodyTimeout && request.is_some_and(Progress::waits_for_client);
+    lease.iter().filter(|_| !waits).for_each(Lease::failed);
     in_flight.shard().upstream_failed(failure);
 }

@@ -16,6 +16,10 @@ const CACHE_BYTES_MAX: usize = 256 * 1024;
 
 /// A regular expression that matches a text as a whole or not at all, in time linear in the text. Works on
 /// bytes: `.` and classes mean single bytes, `\d` and `\w` ASCII.
+///
+/// Clones share what was compiled, 6 to 20 KB, and have caches of their own. All workers match with one clone; each
+/// that does keeps a cache of 2 to 14 KB in it, and all but the first take a lock of the `regex` crate's, one of eight
+/// by thread, for 5 to 8 ns a match. A clone for each worker would save these, and cost a copy of all routes.
 #[derive(Clone)]
 pub struct Pattern {
     text: String,

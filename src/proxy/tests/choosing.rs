@@ -1,6 +1,5 @@
-//! Which endpoint gets a request: by turns, by key, by health, by what DNS says; and the wait for a connection.
+//! Which endpoint gets a request: by turns, by key, by health; and the wait for a connection.
 
-use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
 use super::*;
@@ -8,18 +7,18 @@ use super::*;
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A server that answers every request with its name; checks of `/health` by whether it is well.
-struct Server {
-    upstream: Upstream,
+pub(super) struct Server {
+    pub(super) upstream: Upstream,
     asked: Arc<AtomicUsize>,
     is_well: Arc<AtomicUsize>,
 }
 
 impl Server {
-    async fn start(name: &'static str) -> Self {
+    pub(super) async fn start(name: &'static str) -> Self {
         Self::at("127.0.0.1:0", name).await
     }
 
-    async fn at(address: &str, name: &'static str) -> Self {
+    pub(super) async fn at(address: &str, name: &'static str) -> Self {
         let (asked, is_well) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
         let (counter, well) = (Arc::clone(&asked), Arc::clone(&is_well));
         let upstream = Upstream::play_at(address, move |mut peer, _| {
@@ -48,16 +47,16 @@ impl Server {
         format!("http://{}", self.upstream.address)
     }
 
-    fn asked(&self) -> usize {
+    pub(super) fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
 }
 
-fn start(yaml: &str) -> Gateway {
+pub(super) fn start(yaml: &str) -> Gateway {
     Gateway::start_with(yaml, Arc::new(|| Box::pin(std::future::ready(()))))
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let polling = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -118,6 +117,35 @@ async fn the_same_key_goes_to_the_same_server_and_requests_without_one_take_turn
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_clients_address_and_a_header_are_keys_like_any_other() {
+    let servers = [
+        Server::start("a").await,
+        Server::start("b").await,
+        Server::start("c").await,
+    ];
+    let targets: Vec<_> = servers.iter().map(Server::url).collect();
+    for (balance, field) in [("hash:ip", "X-Forwarded-For"), ("hash:header:x-user", "X-User")] {
+        let gateway = start(&format!(
+            "proxy:\n  trusted_proxies: [127.0.0.1]\nupstreams:\n  - name: up\n    balance: {balance}\n    targets: [{}]\n",
+            targets.join(", ")
+        ));
+        within(async {
+            let mut used = std::collections::HashSet::new();
+            for client in 0..20 {
+                let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}: 192.0.2.{client}\r\n\r\n");
+                let first = gateway.ask(&request).await.text().to_owned();
+                for _ in 0..3 {
+                    assert_eq!(gateway.ask(&request).await.text(), first, "{request}");
+                }
+                used.insert(first);
+            }
+            assert_eq!(used.len(), 3, "{balance}");
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -191,6 +219,35 @@ async fn a_server_that_fails_requests_is_left_out_and_comes_back() {
     })
     .await;
     assert!(!gateway.metrics().upstreams[0].endpoints[0].is_ejected);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_begins_with_a_twentieth_of_its_share() {
+    let (bad, good) = (Server::start("bad").await, Server::start("good").await);
+    bad.is_well.store(0, SeqCst);
+    let gateway = start(&format!(
+        "upstreams:\n  - name: up\n    targets: ['{}', '{}']\n    slow_start: 1h\n    \
+         ejection: {{failures: 1, base_time: 50ms}}\n",
+        bad.url(),
+        good.url()
+    ));
+    within(async {
+        while bad.asked() == 0 {
+            gateway.ask(GET).await;
+        }
+        bad.is_well.store(1, SeqCst);
+        eventually("it is back", async || {
+            gateway.ask(GET).await;
+            !gateway.metrics().upstreams[0].endpoints[0].is_ejected
+        })
+        .await;
+        let before = bad.asked();
+        for _ in 0..42 {
+            assert_eq!(gateway.ask(GET).await.status(), 200);
+        }
+        assert_eq!(bad.asked() - before, 2);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -291,84 +348,6 @@ async fn a_request_does_not_wait_for_a_connection_for_longer_than_it_may() {
         eventually("the first is in flight", async || upstream.connections() == 1).await;
         assert_eq!(gateway.ask(GET).await.status(), 503);
         assert_eq!(gateway.metrics().upstreams[0].pending_timed_out, 1);
-    })
-    .await;
-}
-
-/// A name server of one name. Answers A with the addresses that it holds, and everything else with nothing;
-/// without addresses it does not answer at all.
-async fn name_server(addresses: Arc<std::sync::Mutex<Vec<[u8; 4]>>>) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut query = [0; 1500];
-        while let Ok((length, client)) = socket.recv_from(&mut query).await {
-            // RFC 1035 §4.1: twelve octets of header, and one question of labels, type and class.
-            let question = &query[12..length];
-            let name = question.iter().position(|&b| b == 0).unwrap() + 1;
-            let is_a = question[name..name + 2] == [0, 1];
-            let found = addresses.lock().unwrap().clone();
-            if found.is_empty() {
-                continue;
-            }
-            let found = if is_a { found } else { Vec::new() };
-            let mut answer = query[..2].to_vec();
-            answer.extend([
-                0x81,
-                0x80,
-                0,
-                1,
-                0,
-                u8::try_from(found.len()).unwrap(),
-                0,
-                0,
-                0,
-                0,
-            ]);
-            answer.extend(&question[..name + 4]);
-            for ip in found {
-                // The name as in the question; A, IN, a TTL of 0, four octets.
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-                answer.extend(ip);
-            }
-            socket.send_to(&answer, client).await.unwrap();
-        }
-    });
-    address
-}
-
-#[tokio::test]
-async fn a_name_is_followed_to_all_of_its_addresses_and_kept_when_its_name_server_fails() {
-    let first = Server::start("first").await;
-    let port = first.upstream.address.port();
-    // The same port, since one target has one.
-    let second = Server::at(&format!("127.0.0.2:{port}"), "second").await;
-    let addresses = Arc::new(std::sync::Mutex::new(vec![[127, 0, 0, 1]]));
-    let dns = name_server(Arc::clone(&addresses)).await;
-    let gateway = start(&format!(
-        "dns: {{servers: ['{dns}'], ttl_min: 100ms}}\nupstreams:\n  - name: up\n    \
-         targets: ['http://app.weir-test.net:{port}']\n    connect_timeout: 10s\n"
-    ));
-    within(async {
-        // The first request waits for the lookup.
-        assert_eq!(gateway.ask(GET).await.text(), "first");
-        *addresses.lock().unwrap() = vec![[127, 0, 0, 2], [127, 0, 0, 1]];
-        eventually("both are asked", async || {
-            gateway.ask(GET).await;
-            second.asked() > 0
-        })
-        .await;
-        *addresses.lock().unwrap() = vec![[127, 0, 0, 2]];
-        eventually("the first is gone", async || {
-            gateway.metrics().upstreams[0].endpoints.len() == 1
-        })
-        .await;
-        let name = format!("app.weir-test.net:{port} (127.0.0.2)");
-        assert_eq!(gateway.metrics().upstreams[0].endpoints[0].name, name);
-        addresses.lock().unwrap().clear();
-        for _ in 0..4 {
-            assert_eq!(gateway.ask(GET).await.text(), "second");
-        }
     })
     .await;
 }

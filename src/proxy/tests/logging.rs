@@ -116,3 +116,88 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
     drop(gateway.shared);
     assert!(lines.recv_timeout(PATIENCE).is_err(), "one line for each request");
 }
+
+/// Writes nothing until it is let go.
+struct Stuck(Receiver<()>);
+
+impl std::io::Write for Stuck {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.recv();
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn requests_do_not_wait_for_a_log_that_cannot_be_written() {
+    let upstream = Upstream::mirror().await;
+    let (go, waits) = channel();
+    let upstreams = format!(
+        "upstreams:\n  - name: up\n    targets: [http://{}]\n",
+        upstream.address
+    );
+    let shared = wired(
+        &with_head(&upstreams),
+        Arc::new(|| Box::pin(std::future::ready(()))),
+    );
+    let log = AccessLog::writing(Stuck(waits), AccessLogFormat::Text, 1000);
+    let gateway = Gateway::serve(shared.with_access_log(Some(log)));
+    within(async {
+        for _ in 0..50 {
+            let response = gateway.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert_eq!(response.status(), 200);
+        }
+    })
+    .await;
+    drop(go);
+}
+
+#[tokio::test]
+async fn the_example_writes_every_second_request_to_its_file() {
+    const EXAMPLE: &str = include_str!("../../../docs/examples/access-log.yaml");
+    let upstream = Upstream::mirror().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.json");
+    let yaml = EXAMPLE
+        .replace("127.0.0.1:8000", "127.0.0.1:0")
+        .replace("127.0.0.1:9000", &upstream.address.to_string())
+        .replace("/var/log/weir/access.json", path.to_str().unwrap());
+    let shared = wired(&yaml, Arc::new(|| Box::pin(std::future::ready(()))));
+    let log = AccessLog::open(&shared.config().access_log).unwrap();
+    let gateway = Gateway::serve(shared.with_access_log(log));
+    within(async {
+        let mut client = gateway.connect().await;
+        for number in 0..100 {
+            client
+                .send(&format!("GET /{number} HTTP/1.1\r\nHost: shop.test\r\n\r\n"))
+                .await;
+            assert_eq!(client.receive().await.status(), 200);
+        }
+    })
+    .await;
+    gateway.proxy.stop(Duration::ZERO).await;
+    // The last to hold it writes what waits.
+    drop(gateway.shared);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // All or none of a hundred throws of a coin happens once in 10^29 times.
+    assert!((1..100).contains(&lines.len()), "{} lines", lines.len());
+    for line in lines {
+        assert_eq!(
+            (&line["route"], &line["host"]),
+            (&"site".into(), &"shop.test".into()),
+            "{line}"
+        );
+        assert_eq!(
+            (&line["status"], &line["limit"]),
+            (&200.into(), &"admitted".into()),
+            "{line}"
+        );
+    }
+}

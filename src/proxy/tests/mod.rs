@@ -1,5 +1,6 @@
 //! Tests of the whole request path: a proxy in this process, real sockets, scripted upstreams.
 
+mod breaking;
 mod choosing;
 mod examples;
 mod failing;
@@ -10,6 +11,7 @@ mod multiplexing;
 mod passing;
 mod proxy_protocol;
 mod reloading;
+mod resolving;
 mod retrying;
 mod routing;
 mod secure_upstreams;

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::super::connection::LocalExecutor;
 use super::connect::dial;
-use super::endpoints::Endpoint;
+use super::endpoint::Endpoint;
 use super::state::UpstreamState;
 use super::target::Speaks;
 use crate::config::HealthConfig;

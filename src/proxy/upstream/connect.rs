@@ -18,7 +18,7 @@ use super::super::connection::LocalExecutor;
 use super::super::stream::Stream;
 use super::super::strict::{Limits, ResponseGuard};
 use super::super::tls::speaks_http2;
-use super::forward::UpstreamError;
+use super::failure::UpstreamError;
 use super::pool::{Lease, Multiplexed, Open, Single, Ticket};
 use super::state::UpstreamState;
 use super::target::Speaks;

@@ -12,82 +12,26 @@
 )]
 
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::TrySendError;
-use thiserror::Error;
+use http::{Request, StatusCode};
+use hyper::body::Body as _;
 
-use super::super::body::{ClientBody, Progress, RequestBody};
-use super::super::metrics::{Shard, UpstreamFailure};
-use super::super::strict::Violation;
+use super::super::body::RequestBody;
+use super::super::metrics::Shard;
 use super::budget::RetryPermit;
+use super::exchange::{Answer, Exchanged, Patience, exchange};
+use super::failure::{UpstreamError, is_lost};
 use super::local::{Tried, Upstream, Wish};
 use super::pool::{Lease, Pool, Reserved};
-use super::replay::{Kept, Replay};
+use super::spare::{Spare, is_idempotent, keep_body};
 use crate::config::UpstreamConfig;
 
 /// Longest pause before the first retry; it doubles with each, and is drawn between nothing and all of it, so
 /// that requests that failed together do not come back together.
 const BACKOFF: Duration = Duration::from_millis(25);
-
-/// Why no response came from an upstream. Nothing has been sent to the client.
-#[derive(Debug, Error)]
-pub(in crate::proxy) enum UpstreamError {
-    #[error("its name has no address: {0}")]
-    Unresolved(#[source] io::Error),
-    #[error("it cannot be reached: {0}")]
-    Connect(#[source] io::Error),
-    #[error("it did not accept a connection in time")]
-    ConnectTimeout,
-    #[error("too many requests wait for a connection to it, or this one did for too long")]
-    Overloaded,
-    #[error("it did not answer in time")]
-    ResponseTimeout,
-    #[error("the request took too long in all")]
-    TotalTimeout,
-    #[error("the connection broke or carried no HTTP: {0}")]
-    Broken(#[source] hyper::Error),
-    #[error("it answered with a message that cannot be passed on")]
-    Unusable,
-    #[error("the client stopped sending its request")]
-    ClientStalled,
-    #[error("the client broke off its request")]
-    ClientGone,
-    #[error("the client sent a larger body than it may")]
-    BodyTooLarge,
-}
-
-impl UpstreamError {
-    /// The kind of failure, unless it was the client's.
-    pub(in crate::proxy) fn failure(&self) -> Option<UpstreamFailure> {
-        match self {
-            Self::Unresolved(_) => Some(UpstreamFailure::Unresolved),
-            Self::Connect(_) => Some(UpstreamFailure::Connect),
-            Self::ConnectTimeout => Some(UpstreamFailure::ConnectTimeout),
-            Self::Overloaded => Some(UpstreamFailure::Overloaded),
-            Self::ResponseTimeout => Some(UpstreamFailure::ResponseTimeout),
-            Self::TotalTimeout => Some(UpstreamFailure::TotalTimeout),
-            Self::Broken(_) | Self::Unusable => Some(UpstreamFailure::Broken),
-            Self::ClientStalled | Self::ClientGone | Self::BodyTooLarge => None,
-        }
-    }
-
-    /// Nothing reached a server.
-    fn is_of_connecting(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
-    }
-}
-
-/// An upstream's response, and the connection that still carries its body.
-pub(in crate::proxy) struct Answer {
-    pub(in crate::proxy) response: Response<Incoming>,
-    pub(in crate::proxy) lease: Lease,
-}
 
 /// How a request goes upstream.
 pub(in crate::proxy) struct Journey<'r> {
@@ -352,12 +296,7 @@ impl<'r> Tries<'r> {
         if !self.is_idempotent || !self.retries_responses() || bytes_max == 0 {
             return request;
         }
-        request.map(|body| match body {
-            RequestBody::Streamed(body, progress) => {
-                RequestBody::Replayed(Replay::new(body, bytes_max), progress)
-            }
-            other => other,
-        })
+        keep_body(request, bytes_max)
     }
 
     fn retries_responses(&self) -> bool {
@@ -371,144 +310,6 @@ impl<'r> Tries<'r> {
         if !self.is_idempotent || !is_worth_it {
             return None;
         }
-        let body = match request.body() {
-            RequestBody::Empty => None,
-            RequestBody::Replayed(replay, progress) => Some((replay.kept(), Rc::clone(progress))),
-            RequestBody::Streamed(..) => return None,
-        };
-        let mut head = Request::new(());
-        *head.method_mut() = request.method().clone();
-        *head.uri_mut() = request.uri().clone();
-        *head.version_mut() = request.version();
-        *head.headers_mut() = request.headers().clone();
-        Some(Spare { head, body })
+        Spare::of(request)
     }
-}
-
-/// A request that can be sent again.
-struct Spare {
-    head: Request<()>,
-    body: Option<(Rc<Kept<ClientBody>>, Rc<Progress>)>,
-}
-
-impl Spare {
-    /// `None` when the body has turned out too large.
-    fn into_request(self) -> Option<Request<RequestBody>> {
-        let body = match self.body {
-            None => RequestBody::Empty,
-            Some((kept, progress)) => RequestBody::Replayed(kept.again()?, progress),
-        };
-        Some(self.head.map(|()| body))
-    }
-}
-
-/// Whether sending a request twice has the effect of sending it once (RFC 9110 §9.2.2).
-fn is_idempotent(method: &Method) -> bool {
-    let idempotent = [
-        Method::GET,
-        Method::HEAD,
-        Method::OPTIONS,
-        Method::PUT,
-        Method::DELETE,
-    ];
-    idempotent.contains(method)
-}
-
-/// Whether the connection ended before its response, as one does that the upstream closed while idle; or the
-/// server said that it did not begin with the request (RFC 9113 §6.8, §8.7).
-fn is_lost(error: &UpstreamError) -> bool {
-    let UpstreamError::Broken(error) = error else {
-        return false;
-    };
-    let source = std::error::Error::source(error);
-    let io = source.and_then(|source| source.downcast_ref::<io::Error>());
-    let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
-    error.is_incomplete_message()
-        || error.is_canceled()
-        || error.is_closed()
-        || io.is_some_and(is_reset)
-        || h2.is_some_and(is_lost_stream)
-}
-
-fn is_lost_stream(error: &h2::Error) -> bool {
-    let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    let is_gone = error.is_go_away() && error.is_remote();
-    is_refused || is_gone || error.get_io().is_some_and(is_reset)
-}
-
-fn is_reset(error: &io::Error) -> bool {
-    let reset = [
-        io::ErrorKind::ConnectionReset,
-        io::ErrorKind::BrokenPipe,
-        io::ErrorKind::ConnectionAborted,
-        io::ErrorKind::UnexpectedEof,
-    ];
-    reset.contains(&error.kind())
-}
-
-/// How one exchange over one connection ended.
-enum Exchanged {
-    Answered(Answer),
-    /// Not a byte of it was written.
-    Unsent(Request<RequestBody>),
-    Failed(UpstreamError),
-}
-
-/// How long to wait for the head of a response.
-struct Patience {
-    timeout: Duration,
-    started: Instant,
-}
-
-async fn exchange(mut lease: Lease, request: Request<RequestBody>, patience: &Patience) -> Exchanged {
-    let progress = request.body().progress();
-    let progress = progress.as_deref();
-    let result = {
-        let mut sent = pin!(lease.send(request));
-        let mut deadline = patience.started + patience.timeout;
-        let mut frames = progress.map_or(0, Progress::frames);
-        loop {
-            match tokio::time::timeout_at(deadline.into(), &mut sent).await {
-                Ok(result) => break result,
-                // The upstream's time starts when it has the whole request; until then, it must only move.
-                Err(_) => match progress {
-                    Some(progress) if progress.frames() > frames => {
-                        frames = progress.frames();
-                        deadline += patience.timeout;
-                    }
-                    Some(progress) if progress.waits_for_client() => {
-                        return Exchanged::Failed(UpstreamError::ClientStalled);
-                    }
-                    _ => return Exchanged::Failed(UpstreamError::ResponseTimeout),
-                },
-            }
-        }
-    };
-    match result {
-        Ok(response) => Exchanged::Answered(Answer { response, lease }),
-        Err(error) => sort_failure(error, progress),
-    }
-}
-
-fn sort_failure(mut error: TrySendError<Request<RequestBody>>, progress: Option<&Progress>) -> Exchanged {
-    if let Some(unsent) = error.take_message() {
-        return Exchanged::Unsent(unsent);
-    }
-    let error = error.into_error();
-    Exchanged::Failed(if progress.is_some_and(Progress::exceeded) {
-        UpstreamError::BodyTooLarge
-    } else if progress.is_some_and(Progress::failed) {
-        UpstreamError::ClientGone
-    } else if is_violation(&error) {
-        UpstreamError::Unusable
-    } else {
-        UpstreamError::Broken(error)
-    })
-}
-
-/// Whether the guard around the connection found a response that breaks a rule of HTTP/1.
-fn is_violation(error: &hyper::Error) -> bool {
-    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    let source = io.and_then(io::Error::get_ref);
-    source.is_some_and(|source| source.is::<Violation>())
 }

@@ -19,11 +19,12 @@ use smallvec::SmallVec;
 
 use super::super::worker::Ticks;
 use super::balance::{RoundRobin, lesser_load};
-use super::endpoints::{Endpoint, Snapshot};
-use super::forward::UpstreamError;
+use super::endpoint::Endpoint;
+use super::failure::UpstreamError;
 use super::pool::{Pool, Reserved};
 use super::queue::Queue;
 use super::ring::hash_of;
+use super::snapshot::Snapshot;
 use super::state::{Slot, UpstreamState};
 use crate::config::{Balance, HashBy};
 

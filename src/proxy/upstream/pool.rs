@@ -19,10 +19,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 
-use super::super::body::RequestBody;
+use super::super::body::{Progress, RequestBody};
 use super::super::strict::Asked;
 use super::super::worker::Ticks;
-use super::endpoints::Endpoint;
+use super::endpoint::Endpoint;
 use super::overdue::Watch;
 use super::queue::Queue;
 use super::state::{Slot, UpstreamState};
@@ -317,6 +317,8 @@ pub(in crate::proxy) struct Lease {
     pub(super) deadline: Option<Instant>,
     /// The request is in flight until this is dropped.
     pub(super) carries_request: bool,
+    /// How far the body of the request has come, if it has one.
+    pub(super) request: Option<Rc<Progress>>,
 }
 
 /// A connection that carries one request at a time.
@@ -341,6 +343,7 @@ impl Lease {
             is_reused,
             deadline: None,
             carries_request: false,
+            request: None,
             pool: Rc::clone(pool),
         }
     }
@@ -384,6 +387,11 @@ impl Lease {
         if let Some(Connection::Http1(single)) = self.connection.take_if(|it| it.is_http1()) {
             self.pool.release(single);
         }
+    }
+
+    /// How far the body of the request has come, if it has one.
+    pub(in crate::proxy) fn request(&self) -> Option<&Progress> {
+        self.request.as_deref()
     }
 
     /// Notes that the server broke off a response.

@@ -1,7 +1,9 @@
 //! Names become addresses, again and again, as often as their TTLs say.
 //!
 //! What a name server last said stays in force when it fails, or says that there is nothing: an upstream that
-//! worked is rather kept than given up for a mistake in DNS.
+//! worked is rather kept than given up for a mistake in DNS. So it is for the IPv4 and the IPv6 addresses of a name,
+//! each by itself: when one of both lookups fails, its addresses stay. They go when the name server says that the
+//! name has others only.
 
 #![expect(clippy::disallowed_methods, reason = "a shell: answers age by a real clock")]
 
@@ -14,6 +16,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngCore, SeedableRng};
 
@@ -41,6 +44,11 @@ impl Schedule {
     fn after_answer(&mut self, ttl: Duration) -> Duration {
         self.failures = 0;
         ttl.clamp(self.ttl_min, self.ttl_max)
+    }
+
+    /// After an answer that holds for `ttl`, with one family that could not be looked up.
+    fn after_part(&mut self, ttl: Duration, rng: &mut impl RngCore) -> Duration {
+        self.after_failure(rng).min(ttl.max(self.ttl_min))
     }
 
     /// After a failure: soon, and later each time, so that a name server that is down is not kept down.
@@ -99,10 +107,25 @@ pub(super) async fn keep_up(
 ) {
     let mut schedule = Schedule::new(&dns);
     let mut rng = SmallRng::from_os_rng();
+    let mut known = Vec::new();
     loop {
-        let pause = match look_up(&resolver, &name).await {
-            Ok((addresses, ttl)) => {
-                if state.change(|endpoints| endpoints.resolved(target, &addresses, Instant::now())) {
+        let found = look_up(&resolver, &name, &known).await;
+        let failed = match &found {
+            Ok(found) => found.failed.as_ref(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed.filter(|_| schedule.failures == 0) {
+            tracing::warn!(
+                upstream = state.config.name,
+                name,
+                error,
+                "cannot look up the name, or not all of its addresses"
+            );
+        }
+        let pause = match found {
+            Ok(found) => {
+                let addresses = &found.addresses;
+                if state.change(|endpoints| endpoints.resolved(target, addresses, Instant::now())) {
                     tracing::info!(
                         upstream = state.config.name,
                         name,
@@ -110,17 +133,13 @@ pub(super) async fn keep_up(
                         "the name's addresses"
                     );
                 }
-                schedule.after_answer(ttl)
-            }
-            Err(error) => {
-                if schedule.failures == 0 {
-                    tracing::warn!(
-                        upstream = state.config.name,
-                        name,
-                        error,
-                        "cannot look up the name"
-                    );
+                known = found.addresses;
+                match found.failed {
+                    None => schedule.after_answer(found.ttl),
+                    Some(_) => schedule.after_part(found.ttl, &mut rng),
                 }
+            }
+            Err(_) => {
                 state.change(|endpoints| endpoints.unresolved(target));
                 schedule.after_failure(&mut rng)
             }
@@ -129,22 +148,78 @@ pub(super) async fn keep_up(
     }
 }
 
-/// The addresses of `name`, at least one, and how long they hold.
+/// What a lookup of a name said.
+struct Found {
+    /// At least one.
+    addresses: Vec<IpAddr>,
+    /// How long they hold.
+    ttl: Duration,
+    /// Why one family is as it was known before.
+    failed: Option<String>,
+}
+
+/// The addresses of `name`, of which `known` were found before.
 async fn look_up(
     resolver: &Result<TokioResolver, NetError>,
     name: &str,
-) -> Result<(Vec<IpAddr>, Duration), String> {
+    known: &[IpAddr],
+) -> Result<Found, String> {
     let resolver = resolver.as_ref().map_err(ToString::to_string)?;
     let found = resolver
         .lookup_ip(name)
         .await
         .map_err(|error| error.to_string())?;
-    let addresses: Vec<IpAddr> = found.iter().collect();
+    let mut addresses: Vec<IpAddr> = found.iter().collect();
     if addresses.is_empty() {
         return Err("it has no addresses".to_owned());
     }
     let ttl = found.valid_until().saturating_duration_since(Instant::now());
-    Ok((addresses, ttl))
+    // A joint lookup does not tell whether one family failed or there is none of it. Only the name that search
+    // domains led to is asked for: below another one there may be something else.
+    let query = found.as_lookup().message().queries.first();
+    let mut full = query.map_or_else(Name::root, |query| query.name().clone());
+    full.set_fqdn(true);
+    let mut failed = None;
+    for family in [RecordType::A, RecordType::AAAA] {
+        let former = of_family(known, family);
+        if former.is_empty() || !of_family(&addresses, family).is_empty() {
+            continue;
+        }
+        match look_up_family(resolver, full.clone(), family).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) => {
+                addresses.extend(former);
+                failed = Some(error.to_string());
+            }
+        }
+    }
+    Ok(Found {
+        addresses,
+        ttl,
+        failed,
+    })
+}
+
+fn of_family(addresses: &[IpAddr], family: RecordType) -> Vec<IpAddr> {
+    let is_of_family = |ip: &&IpAddr| ip.is_ipv4() == (family == RecordType::A);
+    addresses.iter().filter(is_of_family).copied().collect()
+}
+
+/// The addresses of one family that `name`, which is fully qualified, has; there may be none.
+async fn look_up_family(
+    resolver: &TokioResolver,
+    name: Name,
+    family: RecordType,
+) -> Result<Vec<IpAddr>, NetError> {
+    match resolver.lookup(name, family).await {
+        Ok(found) => Ok(found
+            .answers()
+            .iter()
+            .filter_map(|record| record.data.ip_addr())
+            .collect()),
+        Err(error) if error.is_no_records_found() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -171,5 +246,9 @@ mod tests {
         }
         schedule.after_answer(second);
         assert!(schedule.after_failure(&mut rng) <= 2 * second);
+        // What was found of a part does not outlast its TTL for the other part's failing.
+        for longest in [4, 8, 9, 9] {
+            assert!(schedule.after_part(9 * second, &mut rng) <= longest * second);
+        }
     }
 }

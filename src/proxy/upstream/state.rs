@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use super::super::metrics::Count;
 use super::super::tls::{ClientIdentity, ClientTls, ClientTlsOptions, ServerCheck, TlsError};
 use super::budget::RetryBudget;
-use super::endpoints::{Endpoint, Endpoints, Snapshot, Standing};
+use super::endpoint::Endpoint;
+use super::endpoints::Endpoints;
 use super::reading::{EndpointReading, UpstreamReading};
+use super::snapshot::{Place, Snapshot, Standing};
 use super::target::TargetInfo;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 
@@ -155,7 +157,7 @@ impl UpstreamState {
     pub(super) fn reading(&self) -> UpstreamReading {
         let snapshot = self.snapshot.load();
         let sum = |count: fn(&Slot) -> &Count| self.slots.iter().map(|slot| count(slot).get()).sum();
-        let endpoint = |place: &super::endpoints::Place| EndpointReading {
+        let endpoint = |place: &Place| EndpointReading {
             name: place.endpoint.name.clone(),
             is_healthy: place.standing != Standing::Unhealthy,
             is_ejected: place.standing == Standing::Ejected,
