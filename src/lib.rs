@@ -9,6 +9,8 @@
 //! - [`replication`]: the state machine that spreads counters between nodes, and its wire codec. Pure.
 //! - [`config`]: one typed, checked configuration from file, environment and flags. Pure.
 //! - [`cluster`]: membership, discovery and the sealed UDP transport; drives [`replication`].
+//! - [`admission`]: what surrounds a decision: peers are told, rights are waited for.
+//! - [`sockets`]: listening sockets of several threads.
 //! - [`proxy`]: listeners, routing, upstream pools, headers, the response to every error.
 //! - [`admin`]: health, metrics and the admin API.
 //! - [`gateway`]: the composition root: wires the shells, orders start and shutdown.
@@ -18,6 +20,7 @@
 //! come in as arguments, so the simulator runs the very code that production runs.
 
 pub mod admin;
+pub mod admission;
 pub mod bounded;
 pub mod cli;
 pub mod cluster;
@@ -29,3 +32,4 @@ pub mod proxy;
 pub mod replica;
 pub mod replication;
 pub mod sim;
+pub mod sockets;
