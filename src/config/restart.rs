@@ -8,9 +8,10 @@ use super::Config;
 const SECTIONS: [&str; 5] = ["admin", "cluster", "sync", "bounded", "log"];
 
 /// Further settings, whose memory or threads are made at the start.
-const SETTINGS: [&[&str]; 5] = [
+const SETTINGS: [&[&str]; 6] = [
     &["node_id"],
     &["limits", "max_keys"],
+    &["ratelimit", "listen"],
     &["proxy", "workers"],
     &["proxy", "connections_max"],
     &["proxy", "connections_per_client_max"],
@@ -45,6 +46,7 @@ impl Config {
         let (cluster, next_cluster) = (&self.cluster, &next.cluster);
         let secrets = [
             ("admin.token", self.admin.token != next.admin.token),
+            ("ratelimit.token", self.ratelimit.token != next.ratelimit.token),
             ("cluster.key", cluster.key != next_cluster.key),
             (
                 "cluster.identity_secret",

@@ -48,7 +48,8 @@ pub(super) fn read(
         .filter_map(|section| route(section, &mut names, routing, report))
         .collect();
     let at = root.at_of("routes");
-    if routes_written == 0 {
+    // A node may serve other proxies only.
+    if routes_written == 0 && !(upstreams_written == 0 && root.is_section("ratelimit")) {
         root.require_elements(
             "upstreams",
             "say where to forward, with --upstream http://HOST:PORT or in the file",
@@ -183,7 +184,7 @@ fn scope(section: &mut Section<'_>, names: &mut Names, report: &Report) -> RuleS
 
 /// No two windows of a rule are the same, and none that is longer has a smaller limit: the shorter one
 /// would then never be reached, which is how Kong sees it too.
-fn check_windows(windows: &Found<Vec<Found<WindowLimit>>>, report: &Report) {
+pub(super) fn check_windows(windows: &Found<Vec<Found<WindowLimit>>>, report: &Report) {
     if windows.value.len() > WINDOWS_MAX {
         let problem = format!("{} windows are too many", windows.value.len());
         report.wrong(&windows.at, problem, format!("keep at most {WINDOWS_MAX}"));

@@ -70,6 +70,8 @@ pub enum CountBy {
     Upstream,
     /// Everyone together.
     All,
+    /// The descriptor that the rate limit service is asked about; no request that is forwarded has one.
+    Descriptor,
 }
 
 impl fmt::Display for CountBy {
@@ -81,6 +83,7 @@ impl fmt::Display for CountBy {
             Self::Route => f.write_str("route"),
             Self::Upstream => f.write_str("upstream"),
             Self::All => f.write_str("all"),
+            Self::Descriptor => f.write_str("descriptor"),
         }
     }
 }
