@@ -12,6 +12,7 @@
 //! - [`admission`]: what surrounds a decision: peers are told, rights are waited for.
 //! - [`sockets`]: listening sockets of several threads.
 //! - [`proxy`]: listeners, routing, upstream pools, headers, the response to every error.
+//! - [`ratelimit`]: the limits as a service to other proxies: Envoy's rate limit service, and HTTP.
 //! - [`admin`]: health, metrics and the admin API.
 //! - [`gateway`]: the composition root: wires the shells, orders start and shutdown.
 //! - [`cli`]: the commands of the `weir` binary.
@@ -29,6 +30,7 @@ pub mod gateway;
 pub mod limit;
 pub mod path;
 pub mod proxy;
+pub mod ratelimit;
 pub mod replica;
 pub mod replication;
 pub mod sim;

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub requests: Vec<(&'static str, u64)>,
     /// Of those, requests that the node refused itself, by why.
     pub requests_refused: Vec<(&'static str, u64)>,
+    /// Questions to the rate limit service, by interface and outcome.
+    pub service_requests: Vec<(&'static str, &'static str, u64)>,
+    /// Descriptors in shadow mode that were over their limit.
+    pub service_shadow_denied: u64,
+    /// Connections to the rate limit service open now.
+    pub service_connections: u64,
     /// Decisions of the limiter.
     pub decisions: Vec<DecisionCount>,
     /// How long requests took, from head to the head of the response.
@@ -175,6 +181,7 @@ impl Collector for Metrics {
         let mut out = Families(encoder);
         self.encode_node(&mut out)?;
         self.encode_requests(&mut out)?;
+        self.encode_service(&mut out)?;
         self.encode_transport(&mut out)?;
         self.encode_keys(&mut out)?;
         self.encode_gossip(&mut out)?;
@@ -205,6 +212,20 @@ impl Metrics {
                 })
             },
         )
+    }
+
+    fn encode_service(&self, out: &mut Families<'_>) -> fmt::Result {
+        let help = "Questions to the rate limit service";
+        out.family("ratelimit_requests", help, MetricType::Counter, |samples| {
+            let mut requests = self.service_requests.iter();
+            requests.try_for_each(|(api, outcome, count)| {
+                samples.counter(&[("api", *api), ("outcome", *outcome)], *count)
+            })
+        })?;
+        let help = "Descriptors in shadow mode that were over their limit";
+        out.counter("ratelimit_shadow_denied", help, self.service_shadow_denied)?;
+        let help = "Open connections to the rate limit service";
+        out.gauge("ratelimit_connections", help, self.service_connections)
     }
 
     fn encode_requests(&self, out: &mut Families<'_>) -> fmt::Result {
