@@ -89,7 +89,8 @@ mod tests {
     fn routes_rules_and_timeouts_change_in_a_running_node() {
         let next = read(
             "proxy: {body_timeout: 9s, trusted_proxies: [10.0.0.0/8]}\nlimits: {hide_headers: true, overflow: allow}\n\
-             rules: [{name: r, by: ip, windows: [5/minute]}]\naccess_log: {format: json}\ndns: {ttl_max: 9s}\n",
+             rules: [{name: r, by: ip, windows: [5/minute]}]\naccess_log: {format: json}\n\
+             ratelimit: {domains: [{domain: d, descriptors: [{key: k, windows: [5/minute]}]}]}\ndns: {ttl_max: 9s}\n",
         );
         assert_eq!(read("").needing_restart(&next), Vec::<String>::new());
     }
@@ -103,6 +104,8 @@ mod tests {
         next.cluster.seeds = vec!["h:1".to_owned()];
         next.cluster.identity_secret = Some("t".to_owned());
         next.admin.token = Some("t".to_owned());
+        next.ratelimit.token = Some("t".to_owned());
+        next.ratelimit.listen = next.listen.first().map(|one| one.address);
         let mut former = read("");
         former.cluster.identity_secret = Some("s".to_owned());
         let expected = [
@@ -116,6 +119,8 @@ mod tests {
             "proxy.connections_max",
             "proxy.connections_per_client_max",
             "proxy.workers",
+            "ratelimit.listen",
+            "ratelimit.token",
             "sync.tick",
         ];
         assert_eq!(former.needing_restart(&next), expected);

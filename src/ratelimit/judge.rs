@@ -239,7 +239,7 @@ impl Judge {
             is_barred || glance.outcome != Outcome::Admitted || decision.outcome != Outcome::Admitted;
         let shadowed = shadows
             .iter()
-            .map(|(at, charge)| (*at, self.shadow(*charge, is_denied)));
+            .map(|(at, charge)| (*at, self.shadow(*charge, &items[*at], is_denied)));
         let shadowed: HashMap<usize, Decision> = shadowed.collect();
         let of_counted = by_key(edition, &counted, &decision);
         let of_looked = by_key(edition, &looked, &glance);
@@ -291,7 +291,7 @@ impl Judge {
     }
 
     /// Counts what denies nobody, unless the question is denied anyway.
-    fn shadow(&self, charge: Charge, is_denied: bool) -> Decision {
+    fn shadow(&self, charge: Charge, item: &Item<'_>, is_denied: bool) -> Decision {
         let now = wall_clock();
         if is_denied {
             return self.limiter.peek(&[charge], now);
@@ -299,6 +299,9 @@ impl Judge {
         let decision = self.limiter.check(&[charge], now);
         if decision.due.is_due() {
             drop((self.on_due)());
+        }
+        if decision.created {
+            self.limiter.names().record(charge.key, &item.identity);
         }
         if decision.outcome != Outcome::Admitted {
             self.metrics.shadow_denied();
