@@ -68,7 +68,7 @@ impl UnaryService<RateLimitRequest> for ShouldRateLimit {
             let answer = answer(&judge, request.into_inner()).await;
             let answer = answer.map_err(|why| GrpcStatus::invalid_argument(why.to_string()))?;
             judge.metrics().asked(Api::Envoy, outcome(&answer));
-            Ok(tonic::Response::new(response(answer)))
+            Ok(tonic::Response::new(response(&answer)))
         })
     }
 }
@@ -127,7 +127,7 @@ async fn answer(judge: &Judge, request: RateLimitRequest) -> Result<Answer, Unan
     judge.ask(&request.domain, &asked).await
 }
 
-fn response(answer: Answer) -> RateLimitResponse {
+fn response(answer: &Answer) -> RateLimitResponse {
     RateLimitResponse {
         overall_code: code(answer.is_denied).into(),
         statuses: answer.statuses.iter().map(descriptor_status).collect(),

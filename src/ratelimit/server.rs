@@ -1,10 +1,5 @@
 //! The threads of the service, its connections, and where a request goes. Both versions of HTTP without TLS.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a shell: connections live by a real clock"
-)]
-
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener as StdListener;

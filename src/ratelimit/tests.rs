@@ -355,7 +355,7 @@ async fn what_cannot_be_answered_is_refused_by_name_and_counts_nothing() {
     let all = descriptor(&[("all", "")]);
     let too_much = RateLimitRequest {
         hits_addend: 4097,
-        ..about(&[all.clone()])
+        ..about(std::slice::from_ref(&all))
     };
     let with_limit = RateLimitDescriptor {
         limit: Some(RateLimitOverride::default()),
@@ -363,7 +363,7 @@ async fn what_cannot_be_answered_is_refused_by_name_and_counts_nothing() {
     };
     let no_domain = RateLimitRequest {
         domain: String::new(),
-        ..about(&[all.clone()])
+        ..about(std::slice::from_ref(&all))
     };
     for (request, words) in [
         (no_domain, "no domain"),
