@@ -412,7 +412,12 @@ proptest! {
             if fits {
                 at.iter().for_each(|at| *counted.entry(*at).or_insert(0) += hits);
             }
+            // A look says the same, and counts nothing.
+            let look = limiter.peek(&[charge], now);
             let decision = limiter.check(&[charge], now);
+            prop_assert_eq!(look.outcome, decision.outcome);
+            let unused: Vec<u64> = expected.iter().map(|left| left + if fits { hits } else { 0 }).collect();
+            prop_assert_eq!(remaining(&look), unused);
             prop_assert_eq!(is_admitted(&decision), fits);
             prop_assert_eq!(remaining(&decision), expected);
         }
