@@ -23,6 +23,7 @@ mod proxy;
 mod read;
 mod restart;
 mod routes;
+mod rules;
 mod scalars;
 mod syntax;
 #[cfg(test)]
