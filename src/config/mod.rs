@@ -24,6 +24,7 @@ mod ratelimit;
 mod read;
 mod restart;
 mod routes;
+mod rules;
 mod scalars;
 mod syntax;
 #[cfg(test)]

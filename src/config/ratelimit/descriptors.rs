@@ -10,10 +10,10 @@ use crate::config::bounded::check_windows as check_bounded;
 use crate::config::error::{At, Report, did_you_mean};
 use crate::config::json::period_text;
 use crate::config::read::{Found, Section};
+use crate::config::rules::check_windows;
 use crate::config::scalars::{Wrong, boolean, integer, shown, wrong};
 use crate::config::syntax::{sync_mode, window_limit};
-use crate::config::traffic::check_windows;
-use crate::limit::{CountBy, Hits, Limit, Period, Rule, RuleScope, SyncMode, WindowLimit};
+use crate::limit::{CountBy, Limit, Period, Rule, SyncMode, WindowLimit};
 
 /// Longest domain, key or value in bytes: such a text is part of a rule's name, which operators read.
 const TEXT_BYTES_MAX: usize = 256;
@@ -263,14 +263,10 @@ impl Reader<'_> {
     ) -> DescriptorLimit {
         let (cluster_mode, bounded) = self.modes;
         check_bounded(mode.unwrap_or(cluster_mode), windows, bounded, self.report);
-        let rule = Box::new(Rule {
-            name: path.to_owned(),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Descriptor,
-            windows: windows.iter().map(|found| found.value).collect(),
-            hits: Hits::ONE,
-            mode,
-        });
+        let mut rule = Rule::new(path, windows.iter().map(|found| found.value));
+        rule.count_by = CountBy::Descriptor;
+        rule.mode = mode;
+        let rule = Box::new(rule);
         DescriptorLimit::Rule { rule, name }
     }
 }
