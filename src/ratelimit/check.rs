@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonic::body::Body;
 
+use super::answer::Answer;
 use super::grpc::outcome;
-use super::judge::{Answer, Asked, Judge, Unanswerable};
+use super::judge::Judge;
 use super::metrics::{Api, Outcome};
+use super::question::{Asked, Unanswerable};
 use super::server::json;
 use crate::limit::Period;
 

@@ -12,12 +12,14 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Code as GrpcCode, Status as GrpcStatus};
 use tonic_prost::ProstCodec;
 
-use super::judge::{Answer, Asked, Judge, Status, Unanswerable};
+use super::answer::{Answer, Status};
+use super::judge::Judge;
 use super::messages::{
     Code, DescriptorStatus, Duration, HeaderValue, HealthCheckRequest, HealthCheckResponse, RateLimit,
     RateLimitDescriptor, RateLimitRequest, RateLimitResponse, Serving, Unit,
 };
 use super::metrics::{Api, Outcome};
+use super::question::{Asked, Unanswerable};
 use crate::limit::Period;
 
 /// Where Envoy asks.

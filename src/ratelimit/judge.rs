@@ -4,67 +4,22 @@
 //! itself, also where another one denies). What only shadows is counted after that, if the question was admitted.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
-use thiserror::Error;
 
+use super::answer::{Answer, Status, reason};
 use super::book::{Book, Known, KnownLimit};
 use super::metrics::RatelimitMetrics;
+use super::question::{Asked, Unanswerable, check_form, identity};
 use crate::admission::{ANNOUNCE_MAX, OnDue, Rights, wall_clock};
 use crate::config::Config;
 use crate::limit::{
     Charge, CountBy, Decision, Due, HeaderNames, Hits, Identity, IdentityHasher, IpPrefixes, KeyHash,
-    Limiter, Outcome, Period, Rule, Rules, WindowState, headers,
+    Limiter, Outcome, Rules, WindowState, headers,
 };
-
-/// Most descriptors of one question; Envoy sends one for each action list of a route.
-pub(super) const DESCRIPTORS_MAX: usize = 64;
-/// Most entries of one descriptor; the configuration cannot be nested as deep.
-pub(super) const ENTRIES_MAX: usize = 16;
-
-/// What is asked about: one descriptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    /// Keys and values.
-    pub entries: Vec<(String, String)>,
-    /// How much it costs; 0 only looks.
-    pub hits: u64,
-}
-
-/// Why a question cannot be answered, and what to do. Nothing was counted.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(super) enum Unanswerable {
-    #[error("no domain is given")]
-    NoDomain,
-    #[error("no descriptor is given")]
-    NoDescriptors,
-    #[error("{0} descriptors are too many: at most {DESCRIPTORS_MAX}")]
-    TooManyDescriptors(usize),
-    #[error("a descriptor has {0} entries: 1 to {ENTRIES_MAX} are possible")]
-    Entries(usize),
-    #[error("an entry has no key")]
-    NoKey,
-    #[error("{0} hits are too many: one question counts at most {max}", max = Hits::MAX)]
-    Hits(u64),
-    #[error("limits in requests are not supported: configure the descriptor instead")]
-    Override,
-    #[error("there is no rule `{0}`")]
-    NoRule(String),
-    #[error("the rule `{rule}` counts by {by}: give the key that is counted")]
-    KeyMissing { rule: String, by: String },
-    #[error("the rule `{0}` counts by ip, and the key is no address")]
-    NoAddress(String),
-    #[error("the rule `{0}` counts by path, and the key is none")]
-    NoPath(String),
-    #[error(
-        "the rule `{rule}` counts by {by}, which only a forwarded request has: use a domain with descriptors"
-    )]
-    NotAskable { rule: String, by: String },
-}
 
 /// What the service goes by, for one configuration.
 pub(super) struct Edition {
@@ -99,42 +54,6 @@ pub(super) struct Judge {
     patience: Duration,
     edition: ArcSwap<Edition>,
     metrics: Arc<RatelimitMetrics>,
-}
-
-/// What the caller is told.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    /// Some enforcing limit has no room.
-    pub(super) is_denied: bool,
-    /// Why, if it is denied.
-    pub(super) reason: &'static str,
-    /// Some limit applies.
-    pub(super) is_limited: bool,
-    /// One for each descriptor.
-    pub(super) statuses: Vec<Status>,
-    /// For the response to the client.
-    pub(super) headers: HeaderMap,
-}
-
-/// How one descriptor stands.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Status {
-    pub(super) is_over: bool,
-    pub(super) is_unlimited: bool,
-    /// The tightest of its windows.
-    pub(super) window: Option<StatusWindow>,
-    /// What the limit is called by the configuration.
-    pub(super) name: String,
-    /// The rule that limits it.
-    pub(super) rule: String,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StatusWindow {
-    pub(super) limit: u64,
-    pub(super) period: Period,
-    pub(super) remaining: u64,
-    pub(super) reset_seconds: u64,
 }
 
 /// One descriptor on its way.
@@ -247,7 +166,9 @@ impl Judge {
             let shadow = shadowed.get(&at).map(|decision| decision.windows.as_slice());
             let of = if item.hits == 0 { &of_looked } else { &of_counted };
             let windows = shadow.or_else(|| of.get(&item.charged()?).copied());
-            item.status(edition, windows.unwrap_or_default(), is_denied)
+            let windows = windows.unwrap_or_default();
+            let status = |known| Status::new(known, &edition.rules, windows, is_denied, now);
+            item.known.as_ref().map(status).unwrap_or_default()
         };
         let statuses = items.iter().enumerate().map(status).collect();
         Ok(Answer {
@@ -308,26 +229,6 @@ impl Judge {
         }
         decision
     }
-}
-
-fn check_form(domain: &str, asked: &[Asked]) -> Result<(), Unanswerable> {
-    if domain.is_empty() {
-        return Err(Unanswerable::NoDomain);
-    }
-    match asked.len() {
-        0 => return Err(Unanswerable::NoDescriptors),
-        1..=DESCRIPTORS_MAX => {}
-        more => return Err(Unanswerable::TooManyDescriptors(more)),
-    }
-    for Asked { entries, .. } in asked {
-        if !(1..=ENTRIES_MAX).contains(&entries.len()) {
-            return Err(Unanswerable::Entries(entries.len()));
-        }
-        if entries.iter().any(|(key, _)| key.is_empty()) {
-            return Err(Unanswerable::NoKey);
-        }
-    }
-    Ok(())
 }
 
 /// The charges of `items` that have a rule: those of the same key are one charge, so that all of them fit or none
@@ -394,50 +295,6 @@ impl Item<'_> {
         let limit = self.known.as_ref().map(|known| known.limit);
         matches!(limit, Some(KnownLimit::Nothing(_)))
     }
-
-    /// A window without room shows nothing left, and one with room what is left: see [`Limiter::check`].
-    fn status(&self, edition: &Edition, windows: &[WindowState], is_denied: bool) -> Status {
-        let Some(known) = &self.known else {
-            return Status::default();
-        };
-        let mut status = Status {
-            name: known.name.clone(),
-            ..Status::default()
-        };
-        match known.limit {
-            KnownLimit::None => {}
-            KnownLimit::Unlimited => status.is_unlimited = true,
-            KnownLimit::Nothing(period) => {
-                status.is_over = !known.shadow;
-                let end = period.window_at(wall_clock()).end;
-                status.window = Some(StatusWindow {
-                    limit: 0,
-                    period,
-                    remaining: 0,
-                    reset_seconds: end.0.saturating_sub(wall_clock().0).div_ceil(1000).max(1),
-                });
-            }
-            KnownLimit::Rule(place) => {
-                status.rule = edition
-                    .rules
-                    .get(place)
-                    .map(|rule| rule.name.clone())
-                    .unwrap_or_default();
-                let tightest = windows
-                    .iter()
-                    .min_by_key(|w| (w.remaining, std::cmp::Reverse(w.period.nominal())));
-                let is_full = tightest.is_some_and(|state| state.remaining == 0);
-                status.is_over = is_denied && is_full && !known.shadow;
-                status.window = tightest.map(|state| StatusWindow {
-                    limit: state.limit,
-                    period: state.period,
-                    remaining: state.remaining,
-                    reset_seconds: state.reset_seconds,
-                });
-            }
-        }
-        status
-    }
 }
 
 impl Edition {
@@ -454,41 +311,5 @@ impl Edition {
         decision.windows.extend(glance.windows);
         headers::apply(&decision, &self.header_names, &mut map);
         map
-    }
-}
-
-/// Why `decision` denies, if it does.
-fn reason(decision: &Decision) -> &'static str {
-    if decision.without_share {
-        "no-share"
-    } else if !decision.short.is_empty() {
-        "no-rights"
-    } else {
-        "limit"
-    }
-}
-
-/// Who `key` is to a rule of the file: the same as for a request that the proxy forwards.
-fn identity<'k>(
-    rule: &Rule,
-    key: Option<&'k [u8]>,
-    prefixes: IpPrefixes,
-) -> Result<Identity<'k>, Unanswerable> {
-    let name = || rule.name.clone();
-    let by = rule.count_by.to_string();
-    match (&rule.count_by, key) {
-        (CountBy::All, _) => Ok(Identity::All),
-        (CountBy::Ip, Some(key)) => {
-            let address = std::str::from_utf8(key)
-                .ok()
-                .and_then(|text| text.parse::<IpAddr>().ok());
-            let address = address.ok_or_else(|| Unanswerable::NoAddress(name()))?;
-            Ok(prefixes.identity(address))
-        }
-        (CountBy::Header(_), Some(key)) => Ok(Identity::Header(key)),
-        (CountBy::Ip | CountBy::Header(_) | CountBy::Path, None) => {
-            Err(Unanswerable::KeyMissing { rule: name(), by })
-        }
-        _ => Err(Unanswerable::NotAskable { rule: name(), by }),
     }
 }

@@ -4,12 +4,14 @@
 //! composition root hands it the limiter, and how to wake replication. Promises what the proxy does: what is denied is
 //! counted nowhere, and what has been admitted near a limit was told to the peers before its caller hears of it.
 
+mod answer;
 mod book;
 mod check;
 mod grpc;
 mod judge;
 pub mod messages;
 mod metrics;
+mod question;
 mod server;
 #[cfg(test)]
 mod tests;
