@@ -19,7 +19,11 @@ fuzz_target!(|bytes: &[u8]| {
     let before = live_bytes();
     if let Ok(request) = RateLimitRequest::decode(bytes) {
         let kept = usize::try_from(live_bytes() - before).unwrap_or(0);
-        assert!(kept <= 1024 + GROWTH_MAX * bytes.len(), "{kept} bytes of {}", bytes.len());
+        assert!(
+            kept <= 1024 + GROWTH_MAX * bytes.len(),
+            "{kept} bytes of {}",
+            bytes.len()
+        );
         let encoded = request.encode_to_vec();
         assert_eq!(RateLimitRequest::decode(&encoded[..]), Ok(request));
     }
