@@ -8,6 +8,7 @@
     reason = "the shell that names a life by the moment it starts"
 )]
 
+mod files;
 mod observe;
 mod reload;
 mod roster;
@@ -15,6 +16,7 @@ mod roster;
 use std::fmt;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,7 +36,8 @@ use crate::replica::{Generation, ReplicaId};
 use self::observe::Observed;
 use self::reload::ReloadCounts;
 
-pub use self::reload::Load;
+pub use self::files::Look;
+pub use self::reload::{Load, Source};
 
 /// Longest wait for peers to acknowledge the last counts of a node that stops, and for an heir to own its rights:
 /// many rounds of repair, and short beside the 30 s that Kubernetes grants.
@@ -48,7 +51,7 @@ const ADMIN_DRAIN: Duration = Duration::from_millis(500);
 pub enum Ending {
     /// A signal asked it to stop, and it did so in order.
     Drained,
-    /// A second signal cut that short.
+    /// A further signal cut that short.
     Interrupted,
 }
 
@@ -57,6 +60,8 @@ pub struct Gateway {
     /// What is in force, with the addresses where it really listens.
     config: Arc<ArcSwap<Config>>,
     reloads: Arc<ReloadCounts>,
+    /// What was read beside the configuration that was loaded last.
+    files: Vec<PathBuf>,
     proxy: Proxy,
     ratelimit: Option<RatelimitService>,
     cluster: Arc<ClusterHandle>,
@@ -80,31 +85,39 @@ pub struct Addresses {
 
 impl Gateway {
     /// Runs a node in this process until SIGTERM or SIGINT. Prints one line to standard output once it
-    /// listens. At SIGHUP it puts in force what `load` answers.
+    /// listens. At SIGHUP it puts in force what `source` says then, and when a file of it has changed if `config` has
+    /// it looked at.
     ///
     /// # Errors
     /// An address cannot be bound, or a part of the node died.
-    pub fn run(config: Config, load: &Load) -> anyhow::Result<Ending> {
+    pub fn run(config: Config, source: &Source) -> anyhow::Result<Ending> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
-        let ending = runtime.block_on(Self::run_until_signal(config, load));
-        // After a second signal nothing that still works off its last task may hold the process.
+        let ending = runtime.block_on(Self::run_until_signal(config, source));
+        // After that signal nothing that still works off its last task may hold the process.
         runtime.shutdown_background();
         ending
     }
 
-    async fn run_until_signal(config: Config, load: &Load) -> anyhow::Result<Ending> {
+    async fn run_until_signal(config: Config, source: &Source) -> anyhow::Result<Ending> {
         let mut signals = StopSignals::install()?;
         let mut hangups = signal(SignalKind::hangup()).context("cannot handle signals")?;
         let mut gateway = Self::start(config).await?;
         gateway.announce()?;
         let cluster = Arc::clone(&gateway.cluster);
-        tokio::select! {
-            name = signals.next() => tracing::info!(signal = name, "stopping"),
+        let stop = tokio::select! {
+            stop = signals.next() => stop,
             error = cluster.failed() => return Err(error.into()),
             // A stop does not wait for a reload: that changes everything or nothing.
-            () = gateway.reload_at(&mut hangups, load) => {}
+            never = gateway.reload_at(&mut hangups, source) => match never {},
+        };
+        if stop == Stop::Terminate {
+            tokio::select! {
+                () = gateway.retire() => {}
+                stop = signals.next() => tracing::info!(signal = stop.name(), "not waiting any longer"),
+            }
         }
+        tracing::info!(signal = stop.name(), "stopping");
         tokio::select! {
             () = gateway.stop() => Ok(Ending::Drained),
             _ = signals.next() => Ok(Ending::Interrupted),
@@ -188,6 +201,7 @@ impl Gateway {
         };
         let admin = admin.serve(Arc::new(observed), config.load().admin.token.as_deref());
         Ok(Self {
+            files: config.load().files_read_at_reload(),
             config,
             reloads,
             proxy,
@@ -203,6 +217,20 @@ impl Gateway {
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Says that it is not ready, and serves on for `proxy.drain_delay`, so that load balancers see it in time. In the
+    /// second half, when they send nobody new, clients that are still there are asked to go elsewhere.
+    pub async fn retire(&self) {
+        self.draining.store(true, Ordering::Release);
+        let delay = self.config.load().proxy.drain_delay;
+        if delay.is_zero() {
+            return;
+        }
+        tracing::info!(?delay, "not ready any more, serving on until load balancers know");
+        tokio::time::sleep(delay / 2).await;
+        self.proxy.wind_down();
+        tokio::time::sleep(delay / 2).await;
     }
 
     /// Stops in order: tells load balancers by readiness, lets clients finish, hands the last counts to
@@ -318,6 +346,24 @@ fn start_proxy(
     Ok((proxy, Arc::clone(shared.metrics())))
 }
 
+/// A signal that stops a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// From whoever runs the node (SIGTERM): clients are to notice nothing.
+    Terminate,
+    /// From a person at a terminal (SIGINT), who waits.
+    Interrupt,
+}
+
+impl Stop {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+}
+
 /// The signals that stop a node.
 struct StopSignals {
     terminate: Signal,
@@ -333,11 +379,11 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one, and names it.
-    async fn next(&mut self) -> &'static str {
+    /// Waits for the next one.
+    async fn next(&mut self) -> Stop {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => Stop::Interrupt,
         }
     }
 }

@@ -69,3 +69,132 @@ fn an_invalid_setting_exits_with_1_and_every_error() {
     ];
     assert_eq!(starts, expected, "{text}");
 }
+
+/// Certificates made on the spot, beside a file that names them.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("the temporary directory is writable"))
+    }
+
+    /// Puts a certificate that ends in the year `ends` into `NAME.pem`, its key into `NAME.key`.
+    fn place(&self, name: &str, ends: i32) {
+        let key = rcgen::KeyPair::generate().expect("there is entropy");
+        let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).expect("a valid name");
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+        let certificate = params.self_signed(&key).expect("the key signs");
+        self.write(&format!("{name}.pem"), &certificate.pem());
+        self.write(&format!("{name}.key"), &key.serialize_pem());
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.path().join(name), text).expect("it is writable");
+    }
+
+    /// What `weir check` says of the configuration `text`, in the folder of the files.
+    fn check(&self, text: &str, flags: &[&str]) -> Output {
+        self.write("weir.yaml", text);
+        Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["check", "--config", "weir.yaml"])
+            .args(flags)
+            .current_dir(self.0.path())
+            .env_clear()
+            .output()
+            .expect("the binary was built with this test")
+    }
+}
+
+#[test]
+fn files_that_a_configuration_names_are_judged_at_the_setting_that_names_them() {
+    let files = Files::new();
+    files.place("good", 4000);
+    files.place("other", 4000);
+    files.place("ended", 2021);
+    files.write("empty.pem", "");
+    files.write("keys", "no key\n");
+    let config = "\
+node_id: a
+listen:
+- address: 127.0.0.1:1
+  tls:
+    certificates:
+    - {cert: good.pem, key: other.key}
+    - {cert: missing.pem, key: good.key}
+    - {cert: ended.pem, key: ended.key}
+    client_ca: empty.pem
+cluster: {key_file: keys}
+upstreams:
+- name: up
+  targets: [https://h]
+  tls: {ca_file: missing-ca.pem, certificate: good.pem, key: good.pem}
+";
+    let output = files.check(config, &["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a JSON document");
+    let places = |kind: &str| -> Vec<String> {
+        let findings = report[kind].as_array().expect("a list");
+        let place =
+            |finding: &serde_json::Value| format!("{} {}", finding["line"], finding["key"].as_str().unwrap());
+        findings.iter().map(place).collect()
+    };
+    let expected = [
+        "6 listen[0].tls.certificates[0].key",
+        "7 listen[0].tls.certificates[1].cert",
+        "9 listen[0].tls.client_ca",
+        "10 cluster.key_file",
+        "14 upstreams[0].tls.ca_file",
+        "14 upstreams[0].tls.key",
+    ];
+    let mut errors = places("errors");
+    errors.sort_by_key(|place| place.split(' ').next().and_then(|line| line.parse::<u32>().ok()));
+    assert_eq!(errors, expected, "{report:#}");
+    assert_eq!(
+        places("warnings"),
+        ["8 listen[0].tls.certificates[2].cert"],
+        "{report:#}"
+    );
+    let mismatch = &report["errors"][0];
+    assert_eq!(
+        mismatch["remedy"],
+        "give the key that the certificate was issued for"
+    );
+
+    let output = files.check(config, &["--skip-files"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let sound = config
+        .replace("other.key", "good.key")
+        .replace("missing.pem", "good.pem")
+        .replace("empty.pem", "good.pem")
+        .replace("missing-ca.pem", "good.pem")
+        .replace("key: good.pem", "key: good.key")
+        .replace("cluster: {key_file: keys}", "");
+    let output = files.check(&sound, &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let warnings = String::from_utf8(output.stderr).unwrap();
+    let start = "warning: weir.yaml:8:14: listen[0].tls.certificates[2].cert: the certificate in `ended.pem` ended on";
+    assert!(
+        warnings.starts_with(start) && warnings.lines().count() == 1,
+        "{warnings}"
+    );
+}
+
+#[test]
+fn a_misspelt_variable_is_an_error_and_any_other_unknown_one_a_warning() {
+    let output = check(
+        "minimal.yaml",
+        &[("WEIR_HOME", "/opt"), ("WEIR_PORT", "tcp://10.0.0.1:80")],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(0));
+    let warnings = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warnings, "warning: WEIR_HOME: unknown variable, ignored\n");
+    let output = check("minimal.yaml", &[("WEIR_LISTENS", "127.0.0.1:1")], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        errors,
+        "WEIR_LISTENS: unknown variable; did you mean `WEIR_LISTEN`?\n"
+    );
+}

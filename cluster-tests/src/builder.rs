@@ -17,6 +17,7 @@ pub struct ClusterBuilder {
     nodes: usize,
     mode: &'static str,
     workers: usize,
+    drain_delay: &'static str,
     limit: Option<String>,
     args: Vec<String>,
     /// What the configuration file of every node says.
@@ -34,6 +35,7 @@ impl ClusterBuilder {
             nodes: 3,
             mode: "gossip",
             workers: 2,
+            drain_delay: "0s",
             limit: Some(format!("{limit}/year")),
             args: Vec::new(),
             config: String::new(),
@@ -69,6 +71,12 @@ impl ClusterBuilder {
     #[must_use]
     pub fn workers(self, workers: usize) -> Self {
         Self { workers, ..self }
+    }
+
+    /// How long a node that gets SIGTERM serves on: not at all unless told otherwise.
+    #[must_use]
+    pub fn drain_delay(self, drain_delay: &'static str) -> Self {
+        Self { drain_delay, ..self }
     }
 
     /// Admits `hits` in each window of `period`, such as `10s`.
@@ -206,6 +214,7 @@ impl ClusterBuilder {
         flag("--upstream", format!("http://{}", upstream.address()));
         flag("--sync-mode", self.mode.to_owned());
         flag("--workers", self.workers.to_string());
+        flag("--drain-delay", self.drain_delay.to_owned());
         if let Some(limit) = &self.limit {
             flag("--limit", limit.clone());
             flag("--limit-by", format!("header:{CLIENT_HEADER}"));

@@ -10,6 +10,8 @@
 //! - [`upstream`]: the oracle. It knows how many requests were truly admitted.
 //! - [`client`]: a keep-alive client, and what it reads off each answer.
 //! - [`tally`]: answers, counted by the window that the node reported.
+//! - [`service`]: what clients reach nodes through, by their readiness.
+//! - [`traffic`]: clients that send without a break, over HTTP/1.1 and HTTP/2.
 //! - [`udp`]: what a stranger can send to a gossip port.
 //! - [`flood`]: many clients of one identity at once.
 //! - [`bounded`]: clusters in bounded mode, and the judge of what they admit.
@@ -33,7 +35,9 @@ pub mod flood;
 pub mod network;
 pub mod node;
 pub mod ports;
+pub mod service;
 pub mod tally;
+pub mod traffic;
 pub mod udp;
 pub mod upstream;
 pub mod wait;

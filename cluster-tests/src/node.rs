@@ -164,6 +164,14 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
+    /// Asks the process to stop as a person at a terminal does (SIGINT), and returns at once.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Asks the process to read its configuration anew (SIGHUP), and returns at once.
     ///
     /// # Panics

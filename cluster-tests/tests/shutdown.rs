@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cluster_tests::client::fetch;
 use cluster_tests::cluster::sees;
 use cluster_tests::{Client, Cluster, DEADLINE, wait_until};
 use hyper::StatusCode;
@@ -38,6 +39,39 @@ async fn sigterm_loses_no_request_in_flight() {
         let answer = request.expect("the client ran").expect("an answer comes");
         assert_eq!(answer.status, StatusCode::OK);
     }
+    assert!(cluster.nodes[1].exited().await.success());
+}
+
+/// The delay is longer than any test: only the second signal ends it.
+#[tokio::test]
+async fn a_node_that_is_to_stop_serves_on_until_load_balancers_know_or_it_is_told_again() {
+    let builder = Cluster::with_limit(100).nodes(2).drain_delay("1h");
+    let mut cluster = builder.start().await;
+    let mut client = Client::new("client");
+    client.get(&cluster.nodes[0]).await;
+
+    cluster.nodes[0].terminate();
+    let node = &cluster.nodes[0];
+    wait_until("it is not ready", DEADLINE, async || {
+        let answer = fetch(node.admin(), "/readyz")
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        match answer.status {
+            StatusCode::SERVICE_UNAVAILABLE => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    for mut client in [client, Client::new("newcomer")] {
+        for _ in 0..3 {
+            assert_eq!(client.get(node).await.status, StatusCode::OK);
+        }
+    }
+    cluster.nodes[0].terminate();
+    assert!(cluster.nodes[0].exited().await.success());
+
+    // A person who stops it does not wait.
+    cluster.nodes[1].interrupt();
     assert!(cluster.nodes[1].exited().await.success());
 }
 

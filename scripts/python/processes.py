@@ -202,7 +202,8 @@ class Weir(Process):
         # JSON is YAML.
         file = log_file("weir.", ".yaml")
         file.write_text(json.dumps({"node_id": "conformance", "listen": f"{LOOPBACK}:0", **config}, indent=1))
-        argv: list[str | Path] = [weir_binary(), "run", "--config", file]
+        # Nobody looks at readiness while it stops.
+        argv: list[str | Path] = [weir_binary(), "run", "--config", file, "--drain-delay", "0s"]
         super().__init__("weir", [*argv, "--admin", f"{LOOPBACK}:0", "--gossip", f"{LOOPBACK}:0"], cpu=cpu)
         try:
             line = self.await_output(r"weir: node .*").group()

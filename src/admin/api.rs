@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::limit::SyncMode;
 use crate::replica::NodeId;
 
-use super::limits::most_used;
+use super::limits::{Sweeps, most_used};
 use super::views::{ErrorView, ReadinessView};
 use super::{Node, Refused, TIMEOUT};
 
@@ -46,6 +46,7 @@ const ENDPOINTS: [(&str, &str); 9] = [
 pub(super) struct Api {
     node: Arc<dyn Node>,
     token: Option<TokenDigest>,
+    sweeps: Sweeps,
 }
 
 /// What is compared in place of the token: a caller cannot steer the digest of a guess towards that of
@@ -66,6 +67,7 @@ impl Api {
         Self {
             node,
             token: token.map(|token| TokenDigest::of(token.as_bytes())),
+            sweeps: Sweeps::new(),
         }
     }
 
@@ -147,7 +149,7 @@ impl Api {
 
     async fn limits(&self, query: &str) -> Answer {
         match limits_shown(query) {
-            Ok(shown) => json(StatusCode::OK, &most_used(self.node.as_ref(), shown).await),
+            Ok(shown) => json(StatusCode::OK, &most_used(&self.node, &self.sweeps, shown).await),
             Err(message) => refuse(StatusCode::BAD_REQUEST, message),
         }
     }

@@ -1,4 +1,5 @@
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use async_trait::async_trait;
 
@@ -18,6 +19,10 @@ struct FakeNode {
     missing: Vec<String>,
     limiter: Limiter,
     modes: Mutex<Vec<SyncMode>>,
+    /// How often the time was asked for.
+    looks: AtomicUsize,
+    /// Holds up whoever asks for it while this is locked.
+    gate: Mutex<()>,
 }
 
 impl FakeNode {
@@ -33,6 +38,8 @@ impl FakeNode {
             missing: Vec::new(),
             limiter: Limiter::new(vec![rule], SyncMode::Gossip, Significance::default(), 1024),
             modes: Mutex::default(),
+            looks: AtomicUsize::new(0),
+            gate: Mutex::default(),
         }
     }
 
@@ -49,6 +56,8 @@ impl FakeNode {
 #[async_trait]
 impl Node for FakeNode {
     fn now(&self) -> UnixMillis {
+        self.looks.fetch_add(1, SeqCst);
+        drop(self.gate.lock().unwrap());
         NOON
     }
 
@@ -300,6 +309,35 @@ fn limits_show_the_most_used_keys_first_with_their_counts_by_replica() {
         ("2023-11-14T22:13:00Z", "2023-11-14T22:14:00Z")
     );
     assert_eq!(minute.replicas["a/7"].admitted, 4);
+}
+
+#[test]
+fn limits_are_looked_up_one_request_at_a_time_while_probes_are_answered() {
+    let node = Arc::new(FakeNode::new());
+    let api = Api::new(Arc::clone(&node) as Arc<dyn Node>, None);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    runtime.unwrap().block_on(async {
+        let ask = async |path| {
+            api.handle(get(path).map(|_| Full::<Bytes>::default()))
+                .await
+                .status()
+        };
+        let held = node.gate.lock().unwrap();
+        let probes = async {
+            while node.looks.load(SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..10 {
+                assert_eq!(ask("/readyz").await, StatusCode::OK);
+            }
+            assert_eq!(node.looks.load(SeqCst), 1, "the second waits for the first");
+            drop(held);
+        };
+        let (one, other, ()) = tokio::join!(ask("/v1/limits"), ask("/v1/limits"), probes);
+        assert_eq!([one, other], [StatusCode::OK; 2]);
+    });
 }
 
 #[test]

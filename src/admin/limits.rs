@@ -2,6 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use crate::cluster::{RowCount, RowCounts};
 use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, Rules, UnixMillis};
@@ -9,9 +12,30 @@ use crate::limit::{Limiter, Period, RowRef, RowView, Rule, RuleId, Rules, UnixMi
 use super::Node;
 use super::views::{LimitView, LimitsView, ReplicaView, rfc3339};
 
+/// Goes through the counters for one request at a time: a table of a million takes a good part of a second.
+pub(super) struct Sweeps(Arc<Semaphore>);
+
+impl Sweeps {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+
+    /// [`sweep`], off the thread that answers probes. One that nobody waits for any more ends by itself, and holds the
+    /// next up until then, so that they never pile up.
+    async fn run(&self, node: &Arc<dyn Node>, shown: usize) -> (u64, Vec<(RowRef, RowView)>) {
+        let node = Arc::clone(node);
+        let turn = Arc::clone(&self.0).acquire_owned().await.expect("never closed");
+        let swept = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            sweep(node.limiter(), node.now(), shown)
+        });
+        swept.await.expect("a sweep does not panic")
+    }
+}
+
 /// The `shown` most used counters of windows that have not ended.
-pub(super) async fn most_used(node: &dyn Node, shown: usize) -> LimitsView {
-    let (live_keys, top) = sweep(node.limiter(), node.now(), shown);
+pub(super) async fn most_used(node: &Arc<dyn Node>, sweeps: &Sweeps, shown: usize) -> LimitsView {
+    let (live_keys, top) = sweeps.run(node, shown).await;
     let counts = node.row_counts(top.iter().map(|(row, _)| *row).collect()).await;
     let rules = node.limiter().rules();
     let periods = periods_by_id(&rules);

@@ -3,6 +3,7 @@
 //! The flags of `weir run` stay texts here; [`crate::config`] reads them together with the file, so that
 //! every error of both is reported at once. A flag beats its environment variable, which beats the file.
 
+mod environment;
 mod load;
 
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::limit::{SyncMode, WindowLimit};
 use crate::replica::NodeId;
 use crate::sim::Pattern;
+
+pub use self::environment::UnknownVariables;
 
 /// An API gateway that keeps one rate limit across a whole cluster, without Redis.
 #[derive(Debug, Parser)]
@@ -276,6 +279,15 @@ pub struct RunArgs {
     #[arg(long, env = "WEIR_CONNECTIONS_MAX", value_name = "N", help_heading = "Proxy")]
     pub connections_max: Option<String>,
 
+    /// How long a node that gets SIGTERM serves on, not ready any more, before it stops [default: 5s].
+    #[arg(
+        long,
+        env = "WEIR_DRAIN_DELAY",
+        value_name = "DURATION",
+        help_heading = "Proxy"
+    )]
+    pub drain_delay: Option<String>,
+
     /// How long a stop waits for requests in flight [default: 10s].
     #[arg(
         long,
@@ -296,6 +308,11 @@ pub struct RunArgs {
         help_heading = "Proxy"
     )]
     pub debug_headers: Option<String>,
+
+    /// How often to look whether the configuration file has changed, and to take it up; `never` leaves it to SIGHUP
+    /// [default: never].
+    #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION")]
+    pub reload_interval: Option<String>,
 
     /// What to log: a level or a tracing filter such as `info,weir=debug` [default: info].
     #[arg(long, env = "WEIR_LOG", value_name = "FILTER", help_heading = "Log")]
@@ -320,6 +337,9 @@ pub struct CheckArgs {
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Do not read the files that the configuration names, such as certificates: they are on another machine.
+    #[arg(long)]
+    pub skip_files: bool,
     /// What `weir run` would be given.
     #[command(flatten)]
     pub run: RunArgs,

@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogConfig;
-use crate::gateway::{Ending, Gateway, Load};
+use crate::gateway::{Ending, Gateway, Load, Look, Source};
 
-use super::args::RunArgs;
+use super::args::{RunArgs, UnknownVariables};
 
 /// What a shell reports of a program that SIGINT ended (128 + 2).
 const INTERRUPTED: u8 = 130;
@@ -20,6 +20,8 @@ const INTERRUPTED: u8 = 130;
 /// The configuration is wrong (every error in it is told), an address cannot be bound, or a part of the
 /// node died.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    // Before it is read, so that no later change of it is missed.
+    let file = Look::at(args.config.clone());
     let config = match args.load() {
         Ok(config) => config,
         Err(errors) => {
@@ -29,9 +31,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     start_log(&config.log)?;
+    for name in UnknownVariables::of_process().strange {
+        tracing::warn!(name, "unknown variable, ignored");
+    }
     let args = args.clone();
     let load: Load = Arc::new(move || args.load());
-    Ok(match Gateway::run(config, &load)? {
+    Ok(match Gateway::run(config, &Source { load, file })? {
         Ending::Drained => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
     })

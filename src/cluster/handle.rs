@@ -117,6 +117,12 @@ impl ClusterHandle {
         *self.ready.borrow()
     }
 
+    /// Whether a newer process under this node's id is alive: peers count that one, and no longer this.
+    #[must_use]
+    pub fn superseded(&self) -> bool {
+        self.view.borrow().superseded
+    }
+
     /// Waits until [`ClusterHandle::ready`].
     ///
     /// # Errors

@@ -35,6 +35,14 @@ pub(super) fn load(config: &ClusterConfig) -> Result<Option<Keyring>, ClusterErr
     text.map(|text| parse(text, "the gossip key")).transpose()
 }
 
+/// Says whether a node could start with the keys of `config`; blocks.
+///
+/// # Errors
+/// [`ClusterError::KeyFile`] and [`ClusterError::Keyring`].
+pub fn check_keys(config: &ClusterConfig) -> Result<(), ClusterError> {
+    load(config).map(drop)
+}
+
 fn parse(text: &str, origin: &str) -> Result<Keyring, ClusterError> {
     Keyring::parse(text).map_err(|source| ClusterError::Keyring {
         origin: origin.to_owned(),

@@ -91,7 +91,7 @@ pub(crate) struct View {
     pub(crate) mode: Option<ModeVersion>,
     /// The newest version of replication frames that every live replica takes in.
     pub(crate) frame_version: u8,
-    /// A newer life of our own node id is in the cluster.
+    /// A newer life of our own node id is alive in the cluster.
     pub(crate) superseded: bool,
     /// Roster and estate records, since the start, that could not be read.
     pub(crate) malformed_records: u64,
@@ -169,7 +169,10 @@ impl MemberTable {
                 // It said goodbye: nothing more is to be expected of it.
                 self.last_live.remove(&replica.node);
             }
-            view.superseded |= replica.node == self.me.node && replica.generation > self.me.generation;
+            view.superseded |= sighting.live
+                && replica.node == self.me.node
+                && replica.generation > self.me.generation
+                && sighting.attributes.presence != Presence::Left;
             if let Some(Announcement { set: mode, .. }) = sighting.attributes.mode
                 && view.mode.is_none_or(|newest| mode.supersedes(newest))
             {

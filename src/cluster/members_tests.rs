@@ -58,6 +58,15 @@ fn former_lives_of_ourselves_are_no_peers_and_a_newer_one_supersedes_us() {
         Duration::ZERO,
     );
     assert_eq!((peers(&view).len(), view.superseded), (0, true));
+    // One that is gone, or goes, supersedes nobody: after a clock was set back a former life seems newer.
+    let gone = vec![sighting("me", 5, true), sighting("me", 6, false)];
+    assert!(!table().view(gone, Duration::ZERO).superseded);
+    let left = with_presence(sighting("me", 6, true), Presence::Left);
+    assert!(
+        !table()
+            .view(vec![sighting("me", 5, true), left], Duration::ZERO)
+            .superseded
+    );
 }
 
 #[test]

@@ -348,7 +348,13 @@ fn report_changes(previous: &View, view: &View) {
         }
     }
     if view.superseded && !previous.superseded {
-        error!("another process runs under this node's id with a newer start; node ids must be unique");
+        error!(
+            "not ready: another process runs under this node's id with a newer start; node ids must be unique, stop \
+             one of the two"
+        );
+    }
+    if previous.superseded && !view.superseded {
+        info!("the other process under this node's id is gone");
     }
 }
 

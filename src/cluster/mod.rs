@@ -50,6 +50,7 @@ pub use counters::TransportStats;
 pub use driver::{RowCount, RowCounts};
 pub use flush::Flusher;
 pub use handle::{ClusterHandle, LeaveOutcome};
+pub use keys::check_keys;
 pub use members::{Attributes, Member, Presence};
 pub(crate) use members::{MemberTable, Sighting, View};
 pub use mode::{Announcement, ModeVersion, Span};

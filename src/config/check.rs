@@ -11,7 +11,7 @@ use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong};
 use super::syntax::{cluster_id, log_filter, overflow, path, reachable, secret_text, seed, sync_mode};
 use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, SyncConfig};
-use super::{access_log, bounded, clients, defaults, listeners, proxy, ratelimit, traffic};
+use super::{access_log, bounded, clients, defaults, listeners, proxy, ratelimit, reload, traffic};
 use crate::limit::significance::Significance;
 use crate::limit::{IpPrefixes, Overflow, SyncMode};
 use crate::replica::NodeId;
@@ -58,6 +58,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let access_log = access_log::read(&mut root);
     check_trust(&listen, &proxy, &report);
     let log = log(&mut root);
+    let reload = reload::read(&mut root);
     root.finish();
     if let Some(errors) = report.into_errors() {
         return Err(errors);
@@ -84,6 +85,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
         proxy,
         access_log,
         log,
+        reload,
     })
 }
 
@@ -99,7 +101,7 @@ fn node_id(root: &mut Section<'_>, surroundings: &Surroundings, report: &Report)
     let pod = surroundings.pod_name.as_deref();
     let host = surroundings.host_name.as_deref();
     let fallback = pod
-        .map(|name| (name, Origin::Variable("POD_NAME")))
+        .map(|name| (name, Origin::Variable("POD_NAME".into())))
         .or(host.map(|name| (name, Origin::HostName)));
     let Some((text, origin)) = fallback else {
         root.require("node_id", "name this node with --node-id");

@@ -138,6 +138,10 @@ pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Two sockets each stay under the common limit of 20,000 to 65,536 open files.
 pub(super) const CONNECTIONS_MAX: usize = 10_000;
 
+/// Three looks of a readiness probe that looks every second, and the time in which Kubernetes tells all its nodes that
+/// an endpoint is gone.
+pub(super) const DRAIN_DELAY: Duration = Duration::from_secs(5);
+
 /// A third of Kubernetes' grace period of 30 s, which leaves time to leave the cluster.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 

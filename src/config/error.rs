@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where it was written, and what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ pub enum Origin {
         variable: &'static str,
     },
     /// In an environment variable that has no flag.
-    Variable(&'static str),
+    Variable(Cow<'static, str>),
     /// The name of the host.
     HostName,
     /// Nowhere: it is missing, or a default.
@@ -86,6 +87,12 @@ impl ConfigErrors {
     #[must_use]
     pub fn as_slice(&self) -> &[ConfigError] {
         &self.errors
+    }
+
+    /// How many more there are.
+    #[must_use]
+    pub fn omitted(&self) -> usize {
+        self.omitted
     }
 }
 
@@ -168,18 +175,20 @@ impl At {
     }
 }
 
-/// The name of `names` that `text` was most likely meant to be, as a remedy; empty when none is near.
-pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+/// The name of `names`, which are in lower case, that `text` was most likely meant to be.
+pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = text.to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&text, name);
-    let nearest = names
+    let (wrong, name) = names
         .into_iter()
         .filter(|name| name.len().abs_diff(text.len()) <= 3)
         .map(|name| (distance(name), name))
-        .min();
-    match nearest {
-        // A third of the letters wrong is a slip of the hand; more is another word.
-        Some((wrong, name)) if wrong * 3 <= name.len().max(3) => format!("did you mean `{name}`?"),
-        _ => String::new(),
-    }
+        .min()?;
+    // A third of the letters wrong is a slip of the hand; more is another word.
+    (wrong * 3 <= name.len().max(3)).then_some(name)
+}
+
+/// [`nearest`], as a remedy; empty when none is near.
+pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(text, names).map_or_else(String::new, |name| format!("did you mean `{name}`?"))
 }

@@ -39,6 +39,7 @@ impl Config {
             "proxy": self.proxy.to_json(),
             "access_log": self.access_log.to_json(),
             "log": { "filter": self.log.filter, "json": self.log.json },
+            "reload": self.reload.to_json(),
         }))
     }
 

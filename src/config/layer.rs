@@ -102,6 +102,24 @@ impl Layer {
         });
     }
 
+    /// Where the setting `key`, such as `listen[0].tls.client_ca`, was written; else the section in which it would be.
+    #[must_use]
+    pub fn origin_of(&self, key: &str) -> Origin {
+        let mut node = &self.root;
+        for step in key.split('.') {
+            let (name, index) = step.split_once('[').unwrap_or((step, ""));
+            let Some(entry) = node.get(name) else { break };
+            node = &entry.node;
+            let index: Option<usize> = index.strip_suffix(']').and_then(|index| index.parse().ok());
+            // A list of one may be written as its element.
+            if let (Some(index), Value::List(nodes)) = (index, &node.value) {
+                let Some(element) = nodes.get(index) else { break };
+                node = element;
+            }
+        }
+        node.origin.clone()
+    }
+
     /// This layer over `lower`: what both say, this one decides.
     ///
     /// `rules` and `upstreams` are the exception. Flags can say only the simplest of them, so a file's

@@ -22,6 +22,7 @@ mod listeners;
 mod proxy;
 mod ratelimit;
 mod read;
+mod reload;
 mod restart;
 mod routes;
 mod rules;
@@ -46,12 +47,13 @@ pub use access_log::{AccessLogConfig, AccessLogFormat, AccessLogPath};
 pub use bounded::{BoundedConfig, LONG_WINDOW};
 pub use check::Surroundings;
 pub use clients::ClientIpHeader;
-pub use error::{ConfigError, ConfigErrors, Origin};
+pub use error::{ConfigError, ConfigErrors, Origin, nearest};
 pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 pub use proxy::ProxyConfig;
 pub use ratelimit::{DescriptorConfig, DescriptorLimit, DomainConfig, RatelimitConfig};
+pub use reload::ReloadConfig;
 pub use routes::{
     FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
     PatternError, QueryMatch, Redirect, Replacement, RouteAction, RouteConfig, RouteMatch, RoutingConfig,
@@ -95,6 +97,8 @@ pub struct Config {
     pub access_log: AccessLogConfig,
     /// Logging.
     pub log: LogConfig,
+    /// When it is read anew.
+    pub reload: ReloadConfig,
 }
 
 impl Config {

@@ -48,6 +48,8 @@ pub struct ProxyConfig {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// The header by which they say whom they speak for.
     pub client_ip_header: ClientIpHeader,
+    /// How long a node that was asked to stop serves on, not ready any more, until it does.
+    pub drain_delay: Duration,
     /// How long a stop waits for what is in flight.
     pub drain_timeout: Duration,
     /// Adds `X-Weir-Node` and `X-Weir-Window` to responses: for tests and demonstrations.
@@ -73,6 +75,7 @@ impl ProxyConfig {
             "connections_per_client_max": self.connections_per_client_max,
             "trusted_proxies": self.trusted_proxies,
             "client_ip_header": self.client_ip_header.name(),
+            "drain_delay": text(self.drain_delay),
             "drain_timeout": text(self.drain_timeout),
             "debug_headers": self.debug_headers,
         })
@@ -134,11 +137,8 @@ pub(super) fn read(root: &mut Section<'_>, surroundings: &Surroundings) -> Proxy
             clients::client_ip_header,
             ClientIpHeader::default(),
         ),
-        drain_timeout: section.value_or(
-            "drain_timeout",
-            duration(Duration::ZERO..=Duration::from_secs(3600)),
-            defaults::DRAIN_TIMEOUT,
-        ),
+        drain_delay: section.value_or("drain_delay", drain(), defaults::DRAIN_DELAY),
+        drain_timeout: section.value_or("drain_timeout", drain(), defaults::DRAIN_TIMEOUT),
         debug_headers: section.value_or("debug_headers", boolean, false),
     };
     section.finish();
@@ -148,6 +148,11 @@ pub(super) fn read(root: &mut Section<'_>, surroundings: &Surroundings) -> Proxy
 fn timeout(section: &mut Section<'_>, key: &'static str, seconds_max: u64, default: Duration) -> Duration {
     let range = Duration::from_millis(100)..=Duration::from_secs(seconds_max);
     section.value_or(key, duration(range), default)
+}
+
+/// Reads a time that a stop takes.
+fn drain() -> impl Fn(&str) -> Result<Duration, Wrong> {
+    duration(Duration::ZERO..=Duration::from_secs(3600))
 }
 
 /// Reads what `read` does, or `unlimited`.

@@ -88,9 +88,10 @@ mod tests {
     #[test]
     fn routes_rules_and_timeouts_change_in_a_running_node() {
         let next = read(
-            "proxy: {body_timeout: 9s, trusted_proxies: [10.0.0.0/8]}\nlimits: {hide_headers: true, overflow: allow}\n\
-             rules: [{name: r, by: ip, windows: [5/minute]}]\naccess_log: {format: json}\n\
-             ratelimit: {domains: [{domain: d, descriptors: [{key: k, windows: [5/minute]}]}]}\ndns: {ttl_max: 9s}\n",
+            "proxy: {body_timeout: 9s, drain_delay: 9s, trusted_proxies: [10.0.0.0/8]}\nlimits: {hide_headers: true, overflow: allow}\n\
+             rules: [{name: r, by: ip, windows: [5/minute]}]\naccess_log: {format: json}\ndns: {ttl_max: 9s}\n\
+             reload: {interval: 2s}\n\
+             ratelimit: {domains: [{domain: d, descriptors: [{key: k, windows: [5/minute]}]}]}\n",
         );
         assert_eq!(read("").needing_restart(&next), Vec::<String>::new());
     }

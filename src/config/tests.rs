@@ -126,8 +126,12 @@ fn the_surroundings_fill_what_nobody_says() {
     assert_eq!((config.node_id.as_str(), config.proxy.workers), ("weir-0", 4));
     assert_eq!(config.cluster.advertise, Some("10.0.0.1:7946".parse().unwrap()));
     let mut named = Layer::default();
-    named.set(&["node_id"], Origin::Variable("X"), "b");
-    named.set(&["cluster", "advertise"], Origin::Variable("X"), "10.0.0.9:1");
+    named.set(&["node_id"], Origin::Variable("X".into()), "b");
+    named.set(
+        &["cluster", "advertise"],
+        Origin::Variable("X".into()),
+        "10.0.0.9:1",
+    );
     let config = Config::resolve(named.over(layer()), &in_kubernetes()).unwrap();
     assert_eq!(config.node_id.as_str(), "b");
     assert_eq!(config.cluster.advertise, Some("10.0.0.9:1".parse().unwrap()));
@@ -228,9 +232,9 @@ proptest! {
             &["proxy", "trusted_proxies"], &["log", "filter"], &["cluster"],
         ];
         let mut layer = Layer::default();
-        layer.set(paths[key], Origin::Variable("X"), &value);
-        layer.set_upstream(Origin::Variable("X"), std::slice::from_ref(&value));
-        layer.set_rule((Origin::Variable("X"), std::slice::from_ref(&value)), Some((Origin::Variable("X"), &value)));
+        layer.set(paths[key], Origin::Variable("X".into()), &value);
+        layer.set_upstream(Origin::Variable("X".into()), std::slice::from_ref(&value));
+        layer.set_rule((Origin::Variable("X".into()), std::slice::from_ref(&value)), Some((Origin::Variable("X".into()), &value)));
         let _ = Config::resolve(layer, &Surroundings::default());
     }
 }

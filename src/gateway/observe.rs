@@ -52,8 +52,15 @@ impl Node for Observed {
     /// Listeners are up and the configuration is loaded before anybody can ask.
     fn missing(&self) -> Vec<String> {
         let joining = (!self.cluster.ready()).then_some("still learning the counts of the cluster");
+        let superseded = self.cluster.superseded();
+        let superseded = superseded.then_some("another process runs under this node's id, and started later");
         let draining = self.draining.load(Ordering::Acquire).then_some("stopping");
-        joining.into_iter().chain(draining).map(str::to_owned).collect()
+        joining
+            .into_iter()
+            .chain(superseded)
+            .chain(draining)
+            .map(str::to_owned)
+            .collect()
     }
 
     fn peers(&self) -> PeersView {

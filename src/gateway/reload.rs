@@ -1,19 +1,31 @@
 //! Another configuration comes into force without a restart.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::signal::unix::Signal;
 
 use super::Gateway;
+use super::files::{Followed, Look};
 use crate::config::{Config, ConfigErrors};
 use crate::proxy::ReloadError;
 
 /// Reads the configuration anew. May block.
 pub type Load = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+
+/// Where the configuration of a node comes from.
+#[derive(Clone)]
+pub struct Source {
+    /// Reads it anew, from all of its sources.
+    pub load: Load,
+    /// Its file, if it has one, as it was before it was read for the start.
+    pub file: Look,
+}
 
 /// The pause after a reload, beside the longest wait for rights: a request that was counting by the former rules has
 /// counted when the rules change once more, so that none of them finds another rule in its place.
@@ -47,14 +59,30 @@ enum NotReloaded {
 }
 
 impl Gateway {
-    /// Puts in force what `load` answers, whenever one of `hangups` comes. Those that come meanwhile count as one.
-    /// Never ends.
-    pub(super) async fn reload_at(&mut self, hangups: &mut Signal, load: &Load) {
-        while hangups.recv().await.is_some() {
-            self.reload(load).await;
+    /// Puts in force what `source` says, whenever one of `hangups` comes, or a file has changed where
+    /// `reload.interval` has it looked at. Those that come meanwhile count as one.
+    pub(super) async fn reload_at(&mut self, hangups: &mut Signal, source: &Source) -> Infallible {
+        let mut files = self.follow(source, source.file.clone()).await;
+        loop {
+            tokio::select! {
+                hangup = hangups.recv() => if hangup.is_none() {
+                    return pending().await;
+                },
+                () = changed(&self.config, &mut files) => tracing::info!("a file of the configuration has changed"),
+            }
+            // Before they are read, so that no later change is missed.
+            let paths = files.paths();
+            let before = off_thread(move || Look::at(paths)).await;
+            self.reload(&source.load).await;
+            files = self.follow(source, before).await;
             tokio::time::sleep(self.config.load().bounded.wait + PAUSE).await;
         }
-        pending::<()>().await;
+    }
+
+    /// Follows the files that were read last, some of which were looked at before.
+    async fn follow(&self, source: &Source, before: Look) -> Followed {
+        let paths = source.file.paths().chain(&self.files).cloned().collect();
+        off_thread(move || Followed::new(&before, paths)).await
     }
 
     /// Puts in force what `load` answers, or changes nothing; answers whether it did. The log says so, with every
@@ -78,6 +106,8 @@ impl Gateway {
     async fn try_reload(&mut self, load: &Load) -> Result<(), NotReloaded> {
         let load = Arc::clone(load);
         let mut config = tokio::task::spawn_blocking(move || load()).await??;
+        // Even if it is refused: it may be for one of them.
+        self.files = config.files_read_at_reload();
         self.proxy.reload(config.clone()).await?;
         // The limiter has its rules now.
         if let Some(service) = &self.ratelimit {
@@ -99,6 +129,27 @@ impl Gateway {
         }
         Ok(())
     }
+}
+
+/// Ends when a file of the configuration in force has changed; never where nobody is to look.
+async fn changed(config: &ArcSwap<Config>, files: &mut Followed) {
+    let Some(interval) = config.load().reload.interval else {
+        return pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        let paths = files.paths();
+        let now = off_thread(move || Look::at(paths)).await;
+        if files.is_settled_change(now) {
+            return;
+        }
+    }
+}
+
+/// Files may be slow: on a network, say.
+async fn off_thread<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.expect("looking at files does not panic")
 }
 
 fn report(error: &NotReloaded) {

@@ -263,6 +263,30 @@ fn a_stop_shows_at_readiness_and_waits_for_the_request_in_flight() {
 }
 
 #[test]
+fn a_node_that_retires_is_not_ready_and_serves_on() {
+    block_on(async {
+        let upstream = Arc::new(Upstream::default());
+        let config = config("a", upstream.start().await, &["--drain-delay", "1h"]);
+        let gateway = Gateway::start(config).await.unwrap();
+        let Addresses { listen, admin, .. } = gateway.addresses().clone();
+        let looking = async {
+            eventually("readiness is gone", async || {
+                get_status(admin, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+            })
+            .await;
+            for _ in 0..3 {
+                assert_eq!(get_status(listen[0], "/").await, StatusCode::OK);
+            }
+        };
+        tokio::select! {
+            () = gateway.retire() => panic!("that was no hour"),
+            () = looking => {}
+        }
+        gateway.stop().await;
+    });
+}
+
+#[test]
 fn an_address_in_use_is_named_and_leaves_nothing_running() {
     block_on(async {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -46,6 +46,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) enum Signal {
     /// Nothing.
     Serve,
+    /// Ask the client to go elsewhere with what follows, at a cost to nobody: HTTP/2 by a GOAWAY, HTTP/1 with the next
+    /// response.
+    WindDown,
     /// Finish what is in flight, then close.
     Drain,
     /// Close now: no whole request for too long.
@@ -293,8 +296,13 @@ fn http2_builder(config: &ProxyConfig) -> http2::Builder<LocalExecutor> {
     builder
 }
 
-/// A connection future that can be asked to wind down.
+/// A connection future that can be asked to end.
 trait Drainable: Future {
+    /// Whether the client learns of a drain before it takes effect, so that no request of its own can cross it: by the
+    /// first of two GOAWAYs (RFC 9113 §6.8). An idle HTTP/1 connection just closes.
+    const WARNS: bool;
+
+    /// Finishes what is in flight, and ends.
     fn drain(self: Pin<&mut Self>);
 }
 
@@ -306,6 +314,8 @@ where
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    const WARNS: bool = false;
+
     fn drain(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -320,6 +330,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     LocalExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
 {
+    const WARNS: bool = true;
+
     fn drain(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -335,7 +347,8 @@ async fn drive<C: Drainable>(connection: &Connection, http: C) {
             return Poll::Ready(());
         }
         match connection.attend(cx) {
-            Signal::Drain if !draining => {
+            Signal::WindDown if !C::WARNS => Poll::Pending,
+            Signal::WindDown | Signal::Drain if !draining => {
                 draining = true;
                 http.as_mut().drain();
                 http.as_mut().poll(cx).map(drop)

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Release};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ pub(super) struct Edition {
 pub(super) struct InForce {
     edition: ArcSwap<Edition>,
     generation: AtomicU64,
+    winds_down: AtomicBool,
     changes: watch::Sender<()>,
 }
 
@@ -35,6 +36,7 @@ impl InForce {
         Self {
             edition: ArcSwap::from_pointee(edition),
             generation: AtomicU64::new(0),
+            winds_down: AtomicBool::new(false),
             changes: watch::channel(()).0,
         }
     }
@@ -54,6 +56,17 @@ impl InForce {
         // After the edition: who sees the new number finds what it stands for.
         self.generation.fetch_add(1, Release);
         self.changes.send_replace(());
+    }
+
+    /// Asks clients, from now on, to go elsewhere with what follows, and wakes the workers.
+    pub(super) fn wind_down(&self) {
+        self.winds_down.store(true, Release);
+        self.changes.send_replace(());
+    }
+
+    /// Whether clients are asked to go elsewhere.
+    pub(super) fn winds_down(&self) -> bool {
+        self.winds_down.load(Acquire)
     }
 
     /// Tells of every change from now on.

@@ -66,7 +66,7 @@ pub use metrics::{
     TransportFailure, UpstreamFailure, WaitEnd,
 };
 pub use reload::ReloadError;
-pub use tls::TlsError;
+pub use tls::{FileFinding, TlsError, inspect_files};
 pub use upstream::{EndpointReading, UpstreamReading};
 
 /// What all workers of a proxy share, for one configuration.
@@ -262,6 +262,12 @@ impl Proxy {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Serves on, and asks clients to go elsewhere with what follows: HTTP/2 by a GOAWAY, HTTP/1 by `Connection: close` on
+    /// each response. New connections are served likewise, HTTP/2 ones until the stop.
+    pub fn wind_down(&self) {
+        self.in_force.wind_down();
     }
 
     /// Stops accepting, lets connections finish what is in flight for at most `drain_timeout`, and ends

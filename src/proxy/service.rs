@@ -90,7 +90,9 @@ pub(super) async fn answer(
     turn.let_count_leave().await;
     turn.finish(response.headers_mut());
     connection.decline_upgrade();
-    if turn.closes && version < Version::HTTP_2 {
+    let goes_on = response.status() == StatusCode::SWITCHING_PROTOCOLS || !worker.winds_down();
+    let closes = turn.closes || !goes_on;
+    if closes && version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }

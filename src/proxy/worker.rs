@@ -146,11 +146,7 @@ impl Worker {
             listener::accept_waiting(&self, &listener);
         }
         self.draining.set(true);
-        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
-        connections
-            .iter()
-            .for_each(|connection| connection.signal(Signal::Drain));
-        drop(connections);
+        self.signal_all(Signal::Drain);
         if !self.connections.borrow().is_empty() {
             let _ = tokio::time::timeout(patience, self.drained.notified()).await;
         }
@@ -183,10 +179,27 @@ impl Worker {
     /// Takes up what comes into force although no request begins: what went before can end then.
     async fn follow(self: Rc<Self>) {
         let mut changes = self.in_force.changes();
+        let mut told = false;
         self.plan();
         while changes.changed().await.is_ok() {
             self.plan();
+            if self.winds_down() && !told {
+                told = true;
+                self.signal_all(Signal::WindDown);
+            }
         }
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        connections
+            .iter()
+            .for_each(|connection| connection.signal(signal));
+    }
+
+    /// Whether clients are asked to go elsewhere with what follows.
+    pub(super) fn winds_down(&self) -> bool {
+        self.in_force.winds_down()
     }
 
     /// What is in force.

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::RunArgs;
+use super::{RunArgs, UnknownVariables};
 use crate::config::{Config, ConfigError, ConfigErrors, FILE_BYTES_MAX, Layer, Origin, Surroundings};
 
 /// Holds the gossip keys themselves. No flag does: other users can read the arguments of a process.
-const GOSSIP_KEY: &str = "WEIR_GOSSIP_KEY";
+pub(super) const GOSSIP_KEY: &str = "WEIR_GOSSIP_KEY";
 
 /// Holds the secret that client identities are hashed with; no flag does, for the same reason.
-const IDENTITY_SECRET: &str = "WEIR_IDENTITY_SECRET";
+pub(super) const IDENTITY_SECRET: &str = "WEIR_IDENTITY_SECRET";
 
 impl RunArgs {
     /// Reads the file that `--config` names, if any, lays the environment and the flags over it, and
@@ -20,20 +20,37 @@ impl RunArgs {
     /// # Errors
     /// When the file cannot be read, or everything that is wrong with what was read.
     pub fn load(&self) -> Result<Config, ConfigErrors> {
+        Config::resolve(self.merged()?, &surroundings())
+    }
+
+    /// [`RunArgs::load`], with where each setting was written.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_with_origins(&self) -> Result<(Config, Layer), ConfigErrors> {
+        let layer = self.merged()?;
+        Ok((Config::resolve(layer.clone(), &surroundings())?, layer))
+    }
+
+    /// What file, environment and flags say, unchecked.
+    fn merged(&self) -> Result<Layer, ConfigErrors> {
         let mut upper = self.layer();
         for (variable, path) in [
             (GOSSIP_KEY, ["cluster", "key"]),
             (IDENTITY_SECRET, ["cluster", "identity_secret"]),
         ] {
             if let Some(value) = variable_value(variable) {
-                upper.set(&path, Origin::Variable(variable), &value);
+                upper.set(&path, Origin::Variable(variable.into()), &value);
             }
         }
-        let layer = match &self.config {
+        for (name, meant) in UnknownVariables::of_process().misspelt {
+            let remedy = format!("did you mean `{meant}`?");
+            upper.refuse(Origin::Variable(name.into()), "unknown variable", &remedy);
+        }
+        Ok(match &self.config {
             Some(path) => upper.over(read_file(path)?),
             None => upper,
-        };
-        Config::resolve(layer, &surroundings())
+        })
     }
 
     /// What the flags and their variables say. An empty value says nothing: it is how a compose file or
@@ -218,6 +235,12 @@ impl RunArgs {
                 &self.connections_max,
             ),
             row(
+                &["proxy", "drain_delay"],
+                "--drain-delay",
+                "WEIR_DRAIN_DELAY",
+                &self.drain_delay,
+            ),
+            row(
                 &["proxy", "drain_timeout"],
                 "--drain-timeout",
                 "WEIR_DRAIN_TIMEOUT",
@@ -228,6 +251,12 @@ impl RunArgs {
                 "--debug-headers",
                 "WEIR_DEBUG_HEADERS",
                 &self.debug_headers,
+            ),
+            row(
+                &["reload", "interval"],
+                "--reload-interval",
+                "WEIR_RELOAD_INTERVAL",
+                &self.reload_interval,
             ),
             row(&["log", "filter"], "--log", "WEIR_LOG", &self.log),
             row(&["log", "json"], "--log-json", "WEIR_LOG_JSON", &self.log_json),

@@ -1,5 +1,8 @@
 //! How a proxy begins and ends.
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
 use tokio::sync::Notify;
 
 use super::*;
@@ -13,11 +16,11 @@ async fn held_back() -> (Upstream, Arc<Notify>, Arc<Notify>) {
     let upstream = Upstream::play(move |mut peer, _| {
         let (tells, waits) = (Arc::clone(&tells), Arc::clone(&waits));
         async move {
-            peer.head().await;
-            tells.notify_one();
-            waits.notified().await;
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-            peer.fill().await;
+            while peer.head().await.is_some() {
+                tells.notify_one();
+                waits.notified().await;
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            }
         }
     })
     .await;
@@ -53,6 +56,52 @@ async fn a_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
             ("ok", Some("close"))
         );
         assert_eq!(stopping.await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_winds_down_serves_on_and_sends_its_clients_elsewhere() {
+    let (upstream, asked, go) = held_back().await;
+    let gateway = Gateway::start(upstream.address, "");
+    let is_told = |answer: &Message| answer.field("connection").as_deref() == Some("close");
+    within(async {
+        let mut old = gateway.connect().await;
+        old.send(GET).await;
+        asked.notified().await;
+        go.notify_one();
+        assert!(!is_told(&old.receive().await));
+        let stream = TcpStream::connect(gateway.address()).await.unwrap();
+        let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (mut http2, connection) = shaken.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = || Request::get("http://a/").body(Empty::new()).unwrap();
+        let in_flight = http2.send_request(request());
+        asked.notified().await;
+
+        gateway.proxy.wind_down();
+        // What is in flight goes on, and the connection ends after it.
+        go.notify_one();
+        assert_eq!(in_flight.await.unwrap().status(), 200);
+        connection.await.unwrap().unwrap();
+        http2.ready().await.unwrap_err();
+        // An idle connection over HTTP/1 is told with its next response, and so is a new one.
+        for mut client in [old, gateway.connect().await] {
+            client.send(GET).await;
+            asked.notified().await;
+            go.notify_one();
+            let answer = client.receive().await;
+            assert!(answer.status() == 200 && is_told(&answer), "{answer:?}");
+            assert!(client.is_at_end().await);
+        }
+        let mut newcomer = gateway.connect_http2::<Empty<Bytes>>().await;
+        for _ in 0..2 {
+            let answer = newcomer.send_request(request());
+            asked.notified().await;
+            go.notify_one();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+        assert_eq!(gateway.proxy.stop(PATIENCE).await, 0);
     })
     .await;
 }

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::*;
-use crate::proxy::{ReloadOutcome, TransportFailure};
+use crate::proxy::{ReloadError, ReloadOutcome, TransportFailure};
 
 static NEWEST: &[&SupportedProtocolVersion] = &[&TLS13];
 static OLDER: &[&SupportedProtocolVersion] = &[&TLS12];
@@ -376,6 +376,55 @@ async fn changed_certificates_are_taken_up_and_connections_go_on() {
     })
     .await;
     assert_eq!(gateway.metrics().transport_failures, [0; 2]);
+}
+
+#[tokio::test]
+async fn tls_that_comes_with_a_reload_holds_for_new_connections_and_open_ones_go_on() {
+    let authority = Authority::new();
+    let a = authority.place("a", &["a.test"]);
+    let b = authority.place("b", &["a.test"]);
+    let (mut gateway, upstream) = secured(&authority, ONE, "").await;
+    let folder = authority.folder.path().display().to_string();
+    let with = |tls: &str| {
+        let yaml = format!(
+            "node_id: n1\nlisten: [{{address: '127.0.0.1:0'{tls}}}]\nproxy: {{workers: 2}}\n\
+             upstreams: [{{name: up, targets: ['http://{}']}}]\n",
+            upstream.address
+        );
+        let yaml = yaml.replace("FOLDER", &folder);
+        Config::from_yaml("test", &yaml).unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let certificate = |name: &str| {
+        format!(", tls: {{certificates: [{{cert: FOLDER/{name}.pem, key: FOLDER/{name}.key}}]}}")
+    };
+    let client = authority.client();
+    within(async {
+        let first = client.connect(&gateway, "a.test").await.unwrap();
+        assert_eq!(shown(&first), a);
+
+        gateway.proxy.reload(with(&certificate("b"))).await.unwrap();
+        assert_eq!(shown(&client.connect(&gateway, "a.test").await.unwrap()), b);
+        let error = gateway.proxy.reload(with(&certificate("missing"))).await;
+        assert!(matches!(error, Err(ReloadError::Tls(_))), "{error:?}");
+        let second = client.connect(&gateway, "a.test").await.unwrap();
+        assert_eq!(shown(&second), b);
+
+        gateway.proxy.reload(with("")).await.unwrap();
+        let mut plain = gateway.connect().await;
+        plain.send(GET).await;
+        assert_eq!(plain.receive().await.status(), 200);
+        gateway.proxy.reload(with(&certificate("a"))).await.unwrap();
+        assert_eq!(shown(&client.connect(&gateway, "a.test").await.unwrap()), a);
+
+        // What connections began with, they keep.
+        plain.send(GET).await;
+        assert_eq!(plain.receive().await.status(), 200);
+        for mut secure in [first, second] {
+            secure.send(GET).await;
+            assert_eq!(secure.receive().await.status(), 200);
+        }
+    })
+    .await;
 }
 
 /// As mounted secrets change: another file takes the name.

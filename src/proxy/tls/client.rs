@@ -122,7 +122,7 @@ fn verifier(check: ServerCheck<'_>) -> Result<Arc<dyn ServerCertVerifier>, TlsEr
 }
 
 /// What `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or else the system's own store.
-fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
+pub(super) fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     let mut store = RootCertStore::empty();
     let loaded = rustls_native_certs::load_native_certs();
     // Stores hold certificates that nobody should trust any more; those are skipped.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long before its end a certificate is warned of: authorities that issue for 90 days have failed to renew it for two
 /// weeks by then.
-const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
+pub(super) const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How often it is warned of again.
 const WARN_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 

@@ -9,6 +9,7 @@ mod certificate;
 mod client;
 mod client_cert;
 mod ends;
+mod inspect;
 mod pem;
 mod server;
 mod watch;
@@ -22,6 +23,7 @@ use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 
 pub(super) use client::{ClientIdentity, ClientTls, ClientTlsOptions, ServerCheck, speaks_http2};
+pub use inspect::{FileFinding, inspect_files};
 pub(super) use server::{Accepted, Terminator};
 pub(super) use watch::Watch;
 
