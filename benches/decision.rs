@@ -22,8 +22,8 @@ use dashmap::DashMap;
 use governor::{Quota, RateLimiter};
 use weir::limit::significance::Significance;
 use weir::limit::{
-    Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Limiter, Outcome, Rule, RuleScope, Shares,
-    SyncMode, UnixMillis, Window,
+    Charge, Hits, Identity, IdentityHasher, KeyHash, Limiter, Outcome, Rule, Shares, SyncMode, UnixMillis,
+    Window,
 };
 
 #[path = "support/cpu_time.rs"]
@@ -62,14 +62,7 @@ fn limiter(windows: &[&str]) -> Limiter {
 }
 
 fn limiter_in(mode: SyncMode, windows: &[&str]) -> Limiter {
-    let rule = Rule {
-        name: "per-client".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: windows.iter().map(|text| text.parse().unwrap()).collect(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = Rule::new("per-client", windows.iter().map(|text| text.parse().unwrap()));
     let rows = KEYS * u32::try_from(windows.len()).unwrap() + KEYS / 10;
     let limiter = Limiter::new(vec![rule], mode, Significance::default(), rows);
     limiter.set_replicas(3);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode, UnixMillis};
+use weir::limit::{Hits, KeyHash, Rule, SyncMode, UnixMillis};
 use weir::sim::{World, WorldConfig};
 
 #[path = "support/machine.rs"]
@@ -40,14 +40,7 @@ struct Sent {
 type Look = fn(&Sent) -> u64;
 
 fn run(nodes: usize, limit: &str, epsilon_permille: u32, once: u32) -> Sent {
-    let rule = Rule {
-        name: "per-client".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: [limit.parse().expect("a window")].as_slice().into(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = Rule::new("per-client", [limit.parse().expect("a window")]);
     let mut config = WorldConfig::quiet(nodes, vec![rule], SyncMode::Gossip);
     config.significance.epsilon_permille = epsilon_permille;
     config.replication.significance.epsilon_permille = epsilon_permille;

@@ -20,7 +20,7 @@ use weir::cluster::fragment;
 use weir::cluster::keyring::Keyring;
 use weir::cluster::seal::Envelope;
 use weir::limit::significance::Significance;
-use weir::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Now, Rule, RuleScope, SyncMode, UnixMillis};
+use weir::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Now, Rule, SyncMode, UnixMillis};
 use weir::replica::{Generation, ReplicaId};
 use weir::replication::codec::{Body, Delta, FRAME_VERSION, Frame, TransferKind, decode};
 use weir::replication::{Replication, ReplicationConfig};
@@ -169,12 +169,9 @@ impl Virtual {
             ("c", CountBy::Ip, "15/minute", Some(SyncMode::Bounded)),
         ]
         .map(|(name, count_by, window, mode)| Rule {
-            name: name.to_owned(),
-            scope: RuleScope::Everything,
             count_by,
-            windows: std::iter::once(window.parse().expect("a limit")).collect(),
-            hits: Hits::ONE,
             mode,
+            ..Rule::new(name, [window.parse().expect("a limit")])
         });
         let limiter = Limiter::new(rules.into(), SyncMode::Gossip, Significance::default(), 1 << 15);
         let id = ReplicaId {

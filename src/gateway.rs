@@ -29,7 +29,8 @@ use crate::admin::{Admin, AdminListener};
 use crate::cluster::{Cluster, ClusterHandle, Flusher, LeaveOutcome};
 use crate::config::Config;
 use crate::limit::{IdentityHasher, Limiter};
-use crate::proxy::{AccessLog, Announced, Proxy, ProxyMetrics, ProxyShared};
+use crate::proxy::{AccessLog, Announced, OnDue, Proxy, ProxyMetrics, ProxyShared};
+use crate::ratelimit::RatelimitService;
 use crate::replica::{Generation, ReplicaId};
 
 use self::observe::Observed;
@@ -62,6 +63,7 @@ pub struct Gateway {
     /// What was read beside the configuration that was loaded last.
     files: Vec<PathBuf>,
     proxy: Proxy,
+    ratelimit: Option<RatelimitService>,
     cluster: Arc<ClusterHandle>,
     admin: Admin,
     addresses: Addresses,
@@ -77,6 +79,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// Gossip.
     pub gossip: SocketAddr,
+    /// The rate limit service, if it is on.
+    pub ratelimit: Option<SocketAddr>,
 }
 
 impl Gateway {
@@ -144,7 +148,21 @@ impl Gateway {
         let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
 
         let flusher = Arc::new(OnceLock::<Flusher>::new());
-        let (proxy, proxy_metrics) = start_proxy(&config, &limiter, &flusher)?;
+        let on_due = on_due(&flusher);
+        let (proxy, proxy_metrics) = start_proxy(&config, &limiter, &on_due)?;
+        let ready = Arc::new(OnceLock::<Ready>::new());
+        let is_ready = {
+            let ready = Arc::clone(&ready);
+            Arc::new(move || ready.get().is_some_and(Ready::is_ready))
+        };
+        let ratelimit = RatelimitService::start(&config, Arc::clone(&limiter), on_due, is_ready);
+        let ratelimit = ratelimit.with_context(|| {
+            let address = config
+                .ratelimit
+                .listen
+                .map_or(String::new(), |address| address.to_string());
+            format!("cannot listen on {address} for the rate limit service")
+        })?;
 
         // Peers are told where we really listen.
         let mut config = config;
@@ -152,6 +170,7 @@ impl Gateway {
         for (listener, address) in config.listen.iter_mut().zip(proxy.addresses()) {
             listener.address = *address;
         }
+        config.ratelimit.listen = ratelimit.as_ref().map(RatelimitService::address);
         let cluster = Cluster::start(&config, replica.clone(), Arc::clone(&limiter));
         let cluster = Arc::new(cluster.context("cannot start gossip")?);
         // Until here nobody could be told of a count; what was counted meanwhile is flushed now.
@@ -160,7 +179,12 @@ impl Gateway {
         let config = Arc::new(ArcSwap::from_pointee(config));
         let reloads = Arc::<ReloadCounts>::default();
         let draining = Arc::new(AtomicBool::new(false));
+        let _ = ready.set(Ready {
+            cluster: Arc::clone(&cluster),
+            draining: Arc::clone(&draining),
+        });
         let observed = Observed {
+            ratelimit_metrics: ratelimit.as_ref().map(RatelimitService::metrics),
             config: Arc::clone(&config),
             reloads: Arc::clone(&reloads),
             replica,
@@ -173,6 +197,7 @@ impl Gateway {
             listen: proxy.addresses().to_vec(),
             admin: config.load().admin.listen,
             gossip: cluster.gossip_address(),
+            ratelimit: config.load().ratelimit.listen,
         };
         let admin = admin.serve(Arc::new(observed), config.load().admin.token.as_deref());
         Ok(Self {
@@ -180,6 +205,7 @@ impl Gateway {
             config,
             reloads,
             proxy,
+            ratelimit,
             cluster,
             admin,
             addresses,
@@ -212,7 +238,12 @@ impl Gateway {
     pub async fn stop(self) {
         self.draining.store(true, Ordering::Release);
         let drain_timeout = self.config.load().proxy.drain_timeout;
-        let cut_off = self.proxy.stop(drain_timeout).await;
+        let service = async {
+            if let Some(service) = self.ratelimit {
+                service.stop().await;
+            }
+        };
+        let (cut_off, ()) = tokio::join!(self.proxy.stop(drain_timeout), service);
         if cut_off > 0 {
             tracing::warn!(
                 connections = cut_off,
@@ -253,11 +284,23 @@ impl fmt::Display for Announcement<'_> {
             write!(f, "{separator}{scheme}://{}", listener.address)?;
         }
         let Addresses { admin, gossip, .. } = addresses;
-        write!(
-            f,
-            ", admin http://{admin}, gossip {gossip}, mode {}",
-            config.sync.mode
-        )
+        write!(f, ", admin http://{admin}, gossip {gossip}")?;
+        if let Some(ratelimit) = addresses.ratelimit {
+            write!(f, ", ratelimit {ratelimit}")?;
+        }
+        write!(f, ", mode {}", config.sync.mode)
+    }
+}
+
+/// What readiness depends on.
+struct Ready {
+    cluster: Arc<ClusterHandle>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Ready {
+    fn is_ready(&self) -> bool {
+        self.cluster.ready() && !self.draining.load(Ordering::Acquire)
     }
 }
 
@@ -270,24 +313,28 @@ fn generation() -> anyhow::Result<Generation> {
     ))
 }
 
-fn start_proxy(
-    config: &Config,
-    limiter: &Arc<Limiter>,
-    flusher: &Arc<OnceLock<Flusher>>,
-) -> anyhow::Result<(Proxy, Arc<ProxyMetrics>)> {
+/// Wakes replication, once it runs.
+fn on_due(flusher: &Arc<OnceLock<Flusher>>) -> OnDue {
     let flusher = Arc::clone(flusher);
-    let on_due = move || -> Announced {
+    Arc::new(move || -> Announced {
         match flusher.get() {
             Some(flusher) => Box::pin(flusher.request()),
             None => Box::pin(std::future::ready(())),
         }
-    };
+    })
+}
+
+fn start_proxy(
+    config: &Config,
+    limiter: &Arc<Limiter>,
+    on_due: &OnDue,
+) -> anyhow::Result<(Proxy, Arc<ProxyMetrics>)> {
     let hasher = IdentityHasher::new(config.identity_key());
     let shared = ProxyShared::new(
         Arc::new(config.clone()),
         Arc::clone(limiter),
         hasher,
-        Arc::new(on_due),
+        Arc::clone(on_due),
     );
     let log = AccessLog::open(&config.access_log)
         .with_context(|| format!("cannot open the access log {}", config.access_log.path))?;

@@ -9,7 +9,10 @@
 //! - [`replication`]: the state machine that spreads counters between nodes, and its wire codec. Pure.
 //! - [`config`]: one typed, checked configuration from file, environment and flags. Pure.
 //! - [`cluster`]: membership, discovery and the sealed UDP transport; drives [`replication`].
+//! - [`admission`]: what surrounds a decision: peers are told, rights are waited for.
+//! - [`sockets`]: listening sockets of several threads.
 //! - [`proxy`]: listeners, routing, upstream pools, headers, the response to every error.
+//! - [`ratelimit`]: the limits as a service to other proxies: Envoy's rate limit service, and HTTP.
 //! - [`admin`]: health, metrics and the admin API.
 //! - [`gateway`]: the composition root: wires the shells, orders start and shutdown.
 //! - [`cli`]: the commands of the `weir` binary.
@@ -18,6 +21,7 @@
 //! come in as arguments, so the simulator runs the very code that production runs.
 
 pub mod admin;
+pub mod admission;
 pub mod bounded;
 pub mod cli;
 pub mod cluster;
@@ -26,6 +30,8 @@ pub mod gateway;
 pub mod limit;
 pub mod path;
 pub mod proxy;
+pub mod ratelimit;
 pub mod replica;
 pub mod replication;
 pub mod sim;
+pub mod sockets;

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use weir::limit::significance::Significance;
-use weir::limit::{CountBy, Hits, KeyHash, Outcome, Rule, RuleScope, SyncMode};
+use weir::limit::{Hits, KeyHash, Outcome, Rule, SyncMode};
 use weir::replication::ReplicationConfig;
 use weir::sim::{
     Fault, FaultReport, Flood, Link, Schedule, ScheduleReport, World, WorldConfig, run_schedule,
@@ -91,16 +91,10 @@ struct Bounded {
 impl Bounded {
     fn random(rng: &mut SmallRng) -> Self {
         let limit = rng.random_range(10..=2_000_u64);
-        let rule = Rule {
-            name: "bounded".into(),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Ip,
-            windows: [format!("{limit}/hour").parse().expect("a valid limit")]
-                .as_slice()
-                .into(),
-            hits: Hits::ONE,
-            mode: None,
-        };
+        let rule = Rule::new(
+            "bounded",
+            [format!("{limit}/hour").parse().expect("a valid limit")],
+        );
         let significance = Significance {
             alpha_permille: rng.random_range(10..=990),
             epsilon_permille: rng.random_range(0..=100),
@@ -184,14 +178,7 @@ fn gossip_admits_no_more_than_the_documented_bound_above_the_limit() {
 /// A quiet cluster in which node 0 has admitted one hit of each of `keys` keys, in logs long enough to be
 /// compacted.
 fn with_many_keys(nodes: usize, keys: u64) -> World {
-    let rule = Rule {
-        name: "many".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: vec!["5/year".parse().expect("a valid limit")].into(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = Rule::new("many", ["5/year".parse().expect("a valid limit")]);
     let mut config = WorldConfig::quiet(nodes, vec![rule], SyncMode::Gossip);
     config.max_keys = 400_000;
     config.judge = false;
@@ -260,14 +247,7 @@ fn rule(windows: &[&str]) -> Rule {
         .iter()
         .map(|w| w.parse().expect("a valid limit"))
         .collect();
-    Rule {
-        name: "judged".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: windows.into(),
-        hits: Hits::ONE,
-        mode: None,
-    }
+    Rule::new("judged", windows)
 }
 
 #[test]

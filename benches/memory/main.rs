@@ -22,8 +22,8 @@ use ledger::Ledger;
 use serde_json::json;
 use weir::limit::significance::Significance;
 use weir::limit::{
-    Charge, CountBy, Hits, Identity, IdentityHasher, KeyHash, Limiter, Now, Outcome, RowKey, Rule, RuleScope,
-    SyncMode, UnixMillis,
+    Charge, Hits, Identity, IdentityHasher, KeyHash, Limiter, Now, Outcome, RowKey, Rule, SyncMode,
+    UnixMillis,
 };
 use weir::replica::{Generation, ReplicaId};
 use weir::replication::{Replication, ReplicationConfig};
@@ -55,14 +55,7 @@ struct Node {
 
 impl Node {
     fn new(index: usize, rows: u32) -> Self {
-        let rule = Rule {
-            name: "per-client".into(),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Ip,
-            windows: ["1000000000/day".parse().expect("a window")].as_slice().into(),
-            hits: Hits::ONE,
-            mode: None,
-        };
+        let rule = Rule::new("per-client", ["1000000000/day".parse().expect("a window")]);
         // Every change is sent, so that all nodes know all rows.
         let significance = Significance {
             epsilon_permille: 0,

@@ -20,7 +20,7 @@ use input::{Op, Peers};
 use libfuzzer_sys::fuzz_target;
 use weir::bounded::{Membership, ShareTable};
 use weir::limit::significance::Significance;
-use weir::limit::{Charge, CountBy, Hits, Limiter, Now, RowRef, Rule, RuleScope, SyncMode, UnixMillis};
+use weir::limit::{Charge, CountBy, Hits, Limiter, Now, RowRef, Rule, SyncMode, UnixMillis};
 use weir::replication::codec;
 use weir::replication::{Replication, ReplicationConfig};
 use weir_fuzz::{Counting, live_bytes};
@@ -67,12 +67,9 @@ impl Node {
         ]
         .into_iter()
         .map(|(name, count_by, window, mode)| Rule {
-            name: name.to_owned(),
-            scope: RuleScope::Everything,
             count_by,
-            windows: std::iter::once(window.parse().expect("a limit")).collect(),
-            hits: Hits::ONE,
             mode,
+            ..Rule::new(name, [window.parse().expect("a limit")])
         })
         .collect();
         let peers = Peers::new(&rules);

@@ -28,14 +28,11 @@ struct FakeNode {
 impl FakeNode {
     fn new() -> Self {
         let rule = Rule {
-            name: "per-client".into(),
-            scope: crate::limit::RuleScope::Everything,
             count_by: crate::limit::CountBy::All,
-            windows: ["5/minute".parse().unwrap(), "100/hour".parse().unwrap()]
-                .into_iter()
-                .collect(),
-            hits: Hits::ONE,
-            mode: None,
+            ..Rule::new(
+                "per-client",
+                ["5/minute".parse().unwrap(), "100/hour".parse().unwrap()],
+            )
         };
         Self {
             missing: Vec::new(),

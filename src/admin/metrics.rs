@@ -37,6 +37,12 @@ pub struct Metrics {
     pub requests: Vec<(&'static str, u64)>,
     /// Of those, requests that the node refused itself, by why.
     pub requests_refused: Vec<(&'static str, u64)>,
+    /// Questions to the rate limit service, by interface and outcome.
+    pub service_requests: Vec<(&'static str, &'static str, u64)>,
+    /// Descriptors in shadow mode that were over their limit.
+    pub service_shadow_denied: u64,
+    /// Connections to the rate limit service open now.
+    pub service_connections: u64,
     /// Decisions of the limiter.
     pub decisions: Vec<DecisionCount>,
     /// How long requests took, from head to the head of the response.
@@ -183,6 +189,7 @@ impl Collector for Metrics {
         let mut out = Families(encoder);
         self.encode_node(&mut out)?;
         self.encode_requests(&mut out)?;
+        self.encode_service(&mut out)?;
         self.encode_transport(&mut out)?;
         self.encode_keys(&mut out)?;
         self.encode_gossip(&mut out)?;

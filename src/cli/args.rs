@@ -80,6 +80,26 @@ pub struct RunArgs {
     )]
     pub admin_token: Option<String>,
 
+    /// Address of the rate limit service (Envoy's, and `/v1/check`); other than loopback needs a token [default: none].
+    #[arg(
+        long,
+        env = "WEIR_RATELIMIT_LISTEN",
+        value_name = "ADDR:PORT",
+        help_heading = "Rate limit service"
+    )]
+    pub ratelimit_listen: Option<String>,
+
+    /// Bearer token of the rate limit service. Prefer the environment: other users can read the arguments of a
+    /// process.
+    #[arg(
+        long,
+        env = "WEIR_RATELIMIT_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        help_heading = "Rate limit service"
+    )]
+    pub ratelimit_token: Option<String>,
+
     /// Cluster to belong to: nodes of another id are refused; 1 to 64 bytes [default: weir].
     #[arg(long, env = "WEIR_CLUSTER_ID", value_name = "ID", help_heading = "Cluster")]
     pub cluster_id: Option<String>,

@@ -9,7 +9,7 @@ use crate::cluster::mode::ModeVersion;
 use crate::cluster::seal::Envelope;
 use crate::cluster::transport::BoundSocket;
 use crate::limit::significance::Significance;
-use crate::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Outcome, Rule, RuleScope, SyncMode};
+use crate::limit::{Charge, Hits, KeyHash, Limiter, Outcome, Rule, SyncMode};
 use crate::replica::Generation;
 use crate::replication::ReplicationConfig;
 
@@ -25,14 +25,7 @@ fn replica(name: &str) -> ReplicaId {
 }
 
 fn limiter(mode: SyncMode) -> Arc<Limiter> {
-    let rule = Rule {
-        name: "all".to_owned(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: std::iter::once("5/year".parse().unwrap()).collect(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = Rule::new("all", ["5/year".parse().unwrap()]);
     let significance = Significance {
         alpha_permille: 200,
         epsilon_permille: 0,

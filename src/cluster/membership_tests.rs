@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::limit::significance::Significance;
-use crate::limit::{Charge, CountBy, Hits, KeyHash, Now, Outcome, Rule, RuleScope, UnixMillis};
+use crate::limit::{Charge, Hits, KeyHash, Now, Outcome, Rule, UnixMillis};
 use crate::replication::{Replication, ReplicationConfig};
 
 use super::*;
@@ -285,14 +285,7 @@ impl Running {
 }
 
 fn limiter() -> Limiter {
-    let rule = Rule {
-        name: "together".to_owned(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: std::iter::once("500/year".parse().expect("a limit")).collect(),
-        hits: Hits::ONE,
-        mode: None,
-    };
+    let rule = Rule::new("together", ["500/year".parse().expect("a limit")]);
     Limiter::new(vec![rule], SyncMode::Gossip, NOTHING_HELD_BACK, 4_096)
 }
 

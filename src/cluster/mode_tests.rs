@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::limit::significance::Significance;
-use crate::limit::{Charge, CountBy, Hits, KeyHash, Limiter, Outcome, Rule, RuleScope};
+use crate::limit::{Charge, Hits, KeyHash, Limiter, Outcome, Rule};
 
 const NOW: UnixMillis = UnixMillis(1_000_000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,13 +36,11 @@ const PERIODS: [u64; 2] = [10, 60];
 
 impl Node {
     fn new() -> Self {
-        let rule = |seconds: u64| Rule {
-            name: format!("every-{seconds}"),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Ip,
-            windows: std::iter::once(format!("1000000/{seconds}s").parse().unwrap()).collect(),
-            hits: Hits::ONE,
-            mode: None,
+        let rule = |seconds: u64| {
+            Rule::new(
+                format!("every-{seconds}"),
+                [format!("1000000/{seconds}s").parse().unwrap()],
+            )
         };
         let significance = Significance {
             alpha_permille: 200,

@@ -11,7 +11,7 @@ use super::read::{Found, Section};
 use super::scalars::{Wrong, boolean, duration, integer, secret, share, shown, socket_addr, wrong};
 use super::syntax::{cluster_id, log_filter, overflow, path, reachable, secret_text, seed, sync_mode};
 use super::{AdminConfig, ClusterConfig, Config, LimitsConfig, LogConfig, SyncConfig};
-use super::{access_log, bounded, clients, defaults, listeners, proxy, reload, traffic};
+use super::{access_log, bounded, clients, defaults, listeners, proxy, ratelimit, reload, traffic};
 use crate::limit::significance::Significance;
 use crate::limit::{IpPrefixes, Overflow, SyncMode};
 use crate::replica::NodeId;
@@ -44,7 +44,16 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
     let sync = sync(&mut root);
     let bounded = bounded::read(&mut root, &cluster, &sync, &report);
     let (max_keys, hide_headers, overflow, ip_prefixes) = limits(&mut root);
-    let traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
+    let taken = [
+        (
+            "clients",
+            listen.iter().map(|found| found.value.address).collect(),
+        ),
+        ("the admin API", vec![admin.listen]),
+    ];
+    let ratelimit = ratelimit::read(&mut root, &taken, (sync.mode, &bounded), &report);
+    let mut traffic = traffic::read(&mut root, sync.mode, &bounded, &report);
+    traffic.rules.extend(ratelimit.rules());
     let proxy = proxy::read(&mut root, surroundings);
     let access_log = access_log::read(&mut root);
     check_trust(&listen, &proxy, &report);
@@ -68,6 +77,7 @@ pub(super) fn resolve(layer: Layer, surroundings: &Surroundings) -> Result<Confi
             ip_prefixes,
             rules: traffic.rules,
         },
+        ratelimit,
         dns: traffic.dns,
         upstreams: traffic.upstreams,
         routing: traffic.routing,

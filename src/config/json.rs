@@ -6,7 +6,7 @@ use humantime::format_duration;
 use serde_json::{Value, json};
 
 use super::{Config, ListenerConfig, RouteConfig, UpstreamConfig};
-use crate::limit::{Period, Rule, RuleScope};
+use crate::limit::{CountBy, Period, Rule, RuleScope};
 
 /// Stands where a secret is.
 const REDACTED: &str = "(redacted)";
@@ -30,7 +30,8 @@ impl Config {
                 "ipv4_prefix": self.limits.ip_prefixes.v4,
                 "ipv6_prefix": self.limits.ip_prefixes.v6,
             },
-            "rules": self.limits.rules.iter().map(rule).collect::<Value>(),
+            "rules": self.limits.rules.iter().filter(|rule| is_of_file(rule)).map(rule).collect::<Value>(),
+            "ratelimit": self.ratelimit.to_json(),
             "dns": self.dns.to_json(),
             "upstreams": self.upstreams.iter().map(UpstreamConfig::to_json).collect::<Value>(),
             "routing": self.routing.to_json(),
@@ -85,6 +86,11 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
+/// Those of the rate limit service stand with their descriptors.
+fn is_of_file(rule: &Rule) -> bool {
+    rule.count_by != CountBy::Descriptor
+}
+
 fn rule(rule: &Rule) -> Value {
     let windows = rule
         .windows
@@ -123,6 +129,6 @@ pub(super) fn text(duration: Duration) -> String {
     format_duration(duration).to_string()
 }
 
-fn redacted(secret: Option<&String>) -> Option<&'static str> {
+pub(super) fn redacted(secret: Option<&String>) -> Option<&'static str> {
     secret.map(|_| REDACTED)
 }

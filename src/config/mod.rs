@@ -20,10 +20,12 @@ mod json;
 mod layer;
 mod listeners;
 mod proxy;
+mod ratelimit;
 mod read;
 mod reload;
 mod restart;
 mod routes;
+mod rules;
 mod scalars;
 mod syntax;
 #[cfg(test)]
@@ -50,6 +52,7 @@ pub use file::FILE_BYTES_MAX;
 pub use layer::Layer;
 pub use listeners::{CertificateConfig, ClientAuth, ClientAuthConfig, ListenerConfig, TlsConfig, TlsVersion};
 pub use proxy::ProxyConfig;
+pub use ratelimit::{DescriptorConfig, DescriptorLimit, DomainConfig, RatelimitConfig};
 pub use reload::ReloadConfig;
 pub use routes::{
     FixedResponse, Forward, HeaderChanges, HeaderMatch, HostMatch, PathChange, PathMatch, Pattern,
@@ -78,6 +81,8 @@ pub struct Config {
     pub bounded: BoundedConfig,
     /// The rules and the bounds of counting.
     pub limits: LimitsConfig,
+    /// The rate limit service. Its rules are among those of `limits`.
+    pub ratelimit: RatelimitConfig,
     /// How names of upstreams are looked up.
     pub dns: DnsConfig,
     /// Where requests may go; at least one unless every route answers by itself.
@@ -214,7 +219,7 @@ pub struct LimitsConfig {
     pub overflow: Overflow,
     /// How much of an address names a client.
     pub ip_prefixes: IpPrefixes,
-    /// The rules.
+    /// The rules, those of the rate limit service at the end.
     pub rules: Vec<Rule>,
 }
 

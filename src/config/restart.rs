@@ -8,9 +8,10 @@ use super::Config;
 const SECTIONS: [&str; 5] = ["admin", "cluster", "sync", "bounded", "log"];
 
 /// Further settings, whose memory or threads are made at the start.
-const SETTINGS: [&[&str]; 5] = [
+const SETTINGS: [&[&str]; 6] = [
     &["node_id"],
     &["limits", "max_keys"],
+    &["ratelimit", "listen"],
     &["proxy", "workers"],
     &["proxy", "connections_max"],
     &["proxy", "connections_per_client_max"],
@@ -45,6 +46,7 @@ impl Config {
         let (cluster, next_cluster) = (&self.cluster, &next.cluster);
         let secrets = [
             ("admin.token", self.admin.token != next.admin.token),
+            ("ratelimit.token", self.ratelimit.token != next.ratelimit.token),
             ("cluster.key", cluster.key != next_cluster.key),
             (
                 "cluster.identity_secret",
@@ -88,7 +90,8 @@ mod tests {
         let next = read(
             "proxy: {body_timeout: 9s, drain_delay: 9s, trusted_proxies: [10.0.0.0/8]}\nlimits: {hide_headers: true, overflow: allow}\n\
              rules: [{name: r, by: ip, windows: [5/minute]}]\naccess_log: {format: json}\ndns: {ttl_max: 9s}\n\
-             reload: {interval: 2s}\n",
+             reload: {interval: 2s}\n\
+             ratelimit: {domains: [{domain: d, descriptors: [{key: k, windows: [5/minute]}]}]}\n",
         );
         assert_eq!(read("").needing_restart(&next), Vec::<String>::new());
     }
@@ -102,6 +105,8 @@ mod tests {
         next.cluster.seeds = vec!["h:1".to_owned()];
         next.cluster.identity_secret = Some("t".to_owned());
         next.admin.token = Some("t".to_owned());
+        next.ratelimit.token = Some("t".to_owned());
+        next.ratelimit.listen = next.listen.first().map(|one| one.address);
         let mut former = read("");
         former.cluster.identity_secret = Some("s".to_owned());
         let expected = [
@@ -115,6 +120,8 @@ mod tests {
             "proxy.connections_max",
             "proxy.connections_per_client_max",
             "proxy.workers",
+            "ratelimit.listen",
+            "ratelimit.token",
             "sync.tick",
         ];
         assert_eq!(former.needing_restart(&next), expected);

@@ -3,6 +3,7 @@
 mod bounded;
 mod listeners;
 mod messages;
+mod ratelimit;
 mod routes;
 mod upstreams;
 
@@ -20,6 +21,7 @@ const ROUTES: &str = include_str!("../../docs/examples/routes.yaml");
 const HTTP: &str = include_str!("../../docs/examples/http.yaml");
 const ROUTING: &str = include_str!("../../docs/examples/routing.yaml");
 const TLS: &str = include_str!("../../docs/examples/tls.yaml");
+const RATELIMIT: &str = include_str!("../../docs/examples/ratelimit.yaml");
 const CLIENTS: &str = include_str!("../../docs/examples/clients.yaml");
 const ACCESS_LOG: &str = include_str!("../../docs/examples/access-log.yaml");
 const OPERATIONS: &str = include_str!("../../docs/examples/operations.yaml");
@@ -65,6 +67,7 @@ fn the_examples_load_and_read_back_from_their_json() {
         CLIENTS,
         ACCESS_LOG,
         OPERATIONS,
+        RATELIMIT,
     ] {
         let layer = Layer::from_yaml("w.yaml", text).unwrap();
         let config = Config::resolve(layer, &in_kubernetes()).unwrap();

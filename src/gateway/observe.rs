@@ -23,6 +23,7 @@ use crate::proxy::{
     LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, RefusalReason, ReloadOutcome, TransportFailure,
     UpstreamFailure, UpstreamReading, WaitEnd,
 };
+use crate::ratelimit::{Api, Outcome, RatelimitMetrics, RatelimitSnapshot};
 use crate::replica::{NodeId, ReplicaId};
 
 /// What a running node is made of, as far as it can be looked at.
@@ -32,6 +33,7 @@ pub(super) struct Observed {
     pub(super) replica: ReplicaId,
     pub(super) limiter: Arc<Limiter>,
     pub(super) proxy_metrics: Arc<ProxyMetrics>,
+    pub(super) ratelimit_metrics: Option<Arc<RatelimitMetrics>>,
     pub(super) cluster: Arc<ClusterHandle>,
     pub(super) draining: Arc<AtomicBool>,
 }
@@ -107,6 +109,9 @@ impl Node for Observed {
             ..Metrics::default()
         };
         read_proxy(&mut metrics, &self.proxy_metrics.snapshot());
+        if let Some(service) = &self.ratelimit_metrics {
+            read_service(&mut metrics, &service.snapshot());
+        }
         read_cluster(&mut metrics, &self.cluster.status());
         metrics
     }
@@ -242,6 +247,30 @@ fn read_proxy(metrics: &mut Metrics, proxy: &ProxySnapshot) {
         denied_short: proxy.denied_short,
         denied_without_share: proxy.denied_without_share,
     };
+}
+
+/// Adds what the service counted to what the proxy did, where both count the same.
+fn read_service(metrics: &mut Metrics, service: &RatelimitSnapshot) {
+    for (api, counts) in Api::ALL.into_iter().zip(service.requests) {
+        let outcomes = Outcome::ALL.map(Outcome::label).into_iter().zip(counts);
+        let reading = |(outcome, count)| (api.label(), outcome, count);
+        metrics.service_requests.extend(outcomes.map(reading));
+    }
+    metrics.service_shadow_denied = service.shadow_denied;
+    metrics.service_connections = service.connections;
+    let waits = &mut metrics.waits;
+    waits.started += service.waits_started;
+    waits.turned_away += service.turned_away;
+    waits.denied_short += service.denied_short;
+    waits.denied_without_share += service.denied_without_share;
+    for ((_, sum), more) in waits.ended.iter_mut().zip(service.waits) {
+        *sum += more;
+    }
+    let own = histogram(service.wait_time, service.wait_micros);
+    for ((_, sum), (_, more)) in waits.duration.buckets.iter_mut().zip(own.buckets) {
+        *sum += more;
+    }
+    waits.duration.sum_seconds += own.sum_seconds;
 }
 
 fn upstream(reading: &UpstreamReading) -> metrics::UpstreamReading {

@@ -109,8 +109,13 @@ impl Gateway {
         // Even if it is refused: it may be for one of them.
         self.files = config.files_read_at_reload();
         self.proxy.reload(config.clone()).await?;
+        // The limiter has its rules now.
+        if let Some(service) = &self.ratelimit {
+            service.reload(&config);
+        }
         // Shown is where it really listens.
         let former = self.config.load_full();
+        config.ratelimit.listen = former.ratelimit.listen;
         config.admin.listen = former.admin.listen;
         for (listener, address) in config.listen.iter_mut().zip(self.proxy.addresses()) {
             listener.address = *address;

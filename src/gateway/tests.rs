@@ -399,3 +399,56 @@ fn the_rights_of_a_gateway_that_stops_are_spent_by_its_heir_within_the_same_wind
         b.stop().await;
     });
 }
+
+#[test]
+fn the_rate_limit_service_of_a_gateway_follows_its_configuration_and_is_measured() {
+    let yaml = |limit: &str| {
+        let text = format!(
+            "node_id: a\nlisten: 127.0.0.1:0\nadmin: {{listen: 127.0.0.1:0}}\ncluster: {{gossip: 127.0.0.1:0}}\n\
+             proxy: {{workers: 1}}\nratelimit:\n  listen: 127.0.0.1:0\n  domains:\n    - domain: edge\n      \
+             descriptors: [{{key: k, windows: [{limit}]}}]\n"
+        );
+        Config::from_yaml("w.yaml", &text)
+    };
+    block_on(async {
+        let mut gateway = Gateway::start(yaml("1/year").unwrap()).await.unwrap();
+        let service = gateway.addresses().ratelimit.unwrap();
+        assert!(
+            Announcement(&gateway)
+                .to_string()
+                .contains(&format!(", ratelimit {service}, mode"))
+        );
+        let question = "/v1/check?domain=edge&entry=k:v";
+        assert_eq!(get_status(service, question).await, StatusCode::OK);
+        assert_eq!(get_status(service, question).await, StatusCode::TOO_MANY_REQUESTS);
+        // It has no routes, and what it is asked about is nobody's request.
+        let listen = gateway.addresses().listen[0];
+        assert_eq!(get_status(listen, "/").await, StatusCode::NOT_FOUND);
+        let load: Load = Arc::new(move || yaml("2/year"));
+        assert!(gateway.reload(&load).await);
+        assert_eq!(get_status(service, question).await, StatusCode::OK);
+        assert_eq!(get_status(service, question).await, StatusCode::TOO_MANY_REQUESTS);
+        let admin = gateway.addresses().admin;
+        let limits: LimitsView = json(admin, "/v1/limits").await;
+        let shown = &limits.limits[0];
+        let said = (
+            shown.rule.as_deref(),
+            shown.by.as_deref(),
+            shown.name.as_deref(),
+            shown.total,
+        );
+        assert_eq!(said, (Some("edge/k"), Some("descriptor"), Some("k=v"), 2));
+        let metrics = Client::new(&admin.to_string())
+            .unwrap()
+            .get("/metrics")
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        for outcome in ["admitted", "denied"] {
+            let line = format!("weir_ratelimit_requests_total{{api=\"check\",outcome=\"{outcome}\"}} 2");
+            assert!(text.contains(&line), "{line}");
+        }
+        gateway.stop().await;
+        assert!(tokio::net::TcpStream::connect(service).await.is_err());
+    });
+}

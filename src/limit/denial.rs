@@ -70,6 +70,16 @@ impl Limiter {
         }
     }
 
+    /// The state of one window, and whether the step's hits would pass its limit.
+    pub(super) fn glance(&self, step: &Step<'_>, now: UnixMillis) -> (WindowState, bool) {
+        let look = self.look(step, now);
+        let is_full = step.passes_limit(look.counts, look.policy);
+        let limit = look.policy.limit;
+        let unused = limit.saturating_sub(look.counts.total());
+        let remaining = if is_full { 0 } else { unused };
+        (step.state(look.window, limit, remaining, now), is_full)
+    }
+
     fn look(&self, step: &Step<'_>, now: UnixMillis) -> Look {
         let group = step.entry.group_at(self.counters(), now);
         let (window, row, counts) = match group.as_ref() {

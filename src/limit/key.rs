@@ -48,6 +48,8 @@ pub enum Identity<'a> {
     Upstream(&'a str),
     /// Everyone together.
     All,
+    /// The entries of a descriptor, keys and values, as whoever asks the rate limit service gives them.
+    Descriptor(&'a [(String, String)]),
 }
 
 /// How much of its address names a client: the bits of the network that counts as one.
@@ -139,7 +141,19 @@ impl IdentityHasher {
             Identity::Upstream(name) => self.tagged(6, name.as_bytes()),
             Identity::All => self.tagged(7, &[]),
             Identity::Network(network) => self.network(network),
+            Identity::Descriptor(entries) => self.descriptor(entries),
         }
+    }
+
+    /// Each text with its length, so that no two descriptors run together.
+    fn descriptor(&self, entries: &[(String, String)]) -> KeyHash {
+        let mut hasher = self.keyed;
+        hasher.write(&[64]);
+        for text in entries.iter().flat_map(|(key, value)| [key, value]) {
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text.as_bytes());
+        }
+        KeyHash(hasher.finish128().as_u128())
     }
 
     /// With its length, so that counts under another length never mix with these.
@@ -184,6 +198,13 @@ impl fmt::Display for Identity<'_> {
             Self::Route(name) => write!(f, "route {name}"),
             Self::Upstream(name) => write!(f, "upstream {name}"),
             Self::All => f.write_str("all"),
+            Self::Descriptor(entries) => {
+                for (at, (key, value)) in entries.iter().enumerate() {
+                    let separator = if at == 0 { "" } else { " " };
+                    write!(f, "{separator}{key}={value}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -253,6 +274,30 @@ mod tests {
         };
         let all: HashSet<_> = kinds([0; 16]).into_iter().chain(kinds([1; 16])).collect();
         assert_eq!(all.len(), 10);
+    }
+
+    #[test]
+    fn descriptors_that_differ_in_any_way_are_different_keys() {
+        let hasher = IdentityHasher::new([7; 16]);
+        let hash = |entries: &[(&str, &str)]| {
+            let owned: Vec<_> = entries
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
+            hasher.hash(&Identity::Descriptor(&owned))
+        };
+        let all: HashSet<_> = [
+            hash(&[("a", "bc")]),
+            hash(&[("ab", "c")]),
+            hash(&[("a", "b"), ("c", "")]),
+            hash(&[("a", ""), ("b", "c")]),
+            hash(&[("c", ""), ("a", "b")]),
+            hash(&[]),
+            hasher.hash(&Identity::All),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(all.len(), 7);
     }
 
     #[test]

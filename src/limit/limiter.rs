@@ -204,6 +204,33 @@ impl Limiter {
         decision
     }
 
+    /// What [`Limiter::check`] would decide by what is known here. Counts nothing, and asks no peer for rights: a
+    /// window of bounded mode is only full when its limit is known to be reached.
+    #[must_use]
+    pub fn peek(&self, charges: &[Charge], now: UnixMillis) -> Decision {
+        let table = self.table.load();
+        let mut windows = SmallVec::new();
+        let mut fullest: Option<(UnixMillis, usize)> = None;
+        for charge in charges {
+            for entry in table.windows(charge.rule) {
+                let (state, is_full) = self.glance(&Step { entry, charge }, now);
+                let end = state.window.end;
+                if is_full && fullest.is_none_or(|(last, _)| last < end) {
+                    fullest = Some((end, windows.len()));
+                }
+                windows.push(state);
+            }
+        }
+        Decision {
+            outcome: fullest.map_or(Outcome::Admitted, |(_, window)| Outcome::Denied { window }),
+            windows,
+            due: Due::No,
+            created: false,
+            short: SmallVec::new(),
+            without_share: false,
+        }
+    }
+
     /// Begins to fetch from memory what [`Limiter::check`] of the same charges will read. For a caller that has
     /// other work to do in between: with a million keys, that wait is most of a decision. Changes nothing.
     #[inline]

@@ -70,6 +70,8 @@ pub enum CountBy {
     Upstream,
     /// Everyone together.
     All,
+    /// The descriptor that the rate limit service is asked about; no request that is forwarded has one.
+    Descriptor,
 }
 
 impl fmt::Display for CountBy {
@@ -81,6 +83,7 @@ impl fmt::Display for CountBy {
             Self::Route => f.write_str("route"),
             Self::Upstream => f.write_str("upstream"),
             Self::All => f.write_str("all"),
+            Self::Descriptor => f.write_str("descriptor"),
         }
     }
 }
@@ -124,6 +127,19 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// A rule for every request, by address, at one hit a request, in the cluster's sync mode.
+    #[must_use]
+    pub fn new(name: impl Into<String>, windows: impl IntoIterator<Item = WindowLimit>) -> Self {
+        Self {
+            name: name.into(),
+            scope: RuleScope::Everything,
+            count_by: CountBy::Ip,
+            windows: windows.into_iter().collect(),
+            hits: Hits::ONE,
+            mode: None,
+        }
+    }
+
     /// The identity of this rule's counters over `period`.
     #[must_use]
     pub fn id(&self, period: Period) -> RuleId {
@@ -254,14 +270,7 @@ mod tests {
 
     #[test]
     fn the_identity_of_a_rule_is_not_its_limit_scope_or_mode() {
-        let rule = Rule {
-            name: "a".into(),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Ip,
-            windows: SmallVec::new(),
-            hits: Hits::ONE,
-            mode: None,
-        };
+        let rule = Rule::new("a", []);
         let changed = Rule {
             mode: Some(SyncMode::Local),
             hits: Hits(2),

@@ -17,14 +17,7 @@ pub(super) const NOW: UnixMillis = UnixMillis(1_700_000_012_345);
 pub(super) const ALICE: KeyHash = KeyHash(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
 
 pub(super) fn rule(name: &str, windows: &[&str]) -> Rule {
-    Rule {
-        name: name.into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: windows.iter().map(|text| text.parse().unwrap()).collect(),
-        hits: Hits::ONE,
-        mode: None,
-    }
+    Rule::new(name, windows.iter().map(|text| text.parse().unwrap()))
 }
 
 pub(super) fn limiter(rules: Vec<Rule>, mode: SyncMode) -> Limiter {
@@ -412,7 +405,12 @@ proptest! {
             if fits {
                 at.iter().for_each(|at| *counted.entry(*at).or_insert(0) += hits);
             }
+            // A look says the same, and counts nothing.
+            let look = limiter.peek(&[charge], now);
             let decision = limiter.check(&[charge], now);
+            prop_assert_eq!(look.outcome, decision.outcome);
+            let unused: Vec<u64> = expected.iter().map(|left| left + if fits { hits } else { 0 }).collect();
+            prop_assert_eq!(remaining(&look), unused);
             prop_assert_eq!(is_admitted(&decision), fits);
             prop_assert_eq!(remaining(&decision), expected);
         }

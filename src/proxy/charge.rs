@@ -116,7 +116,7 @@ fn planned_key(count_by: &CountBy, route: &RouteConfig, hasher: &IdentityHasher)
         CountBy::Ip => PlannedKey::Ip,
         CountBy::Header(name) => PlannedKey::Header(name.clone()),
         CountBy::Path => PlannedKey::Path,
-        CountBy::Route | CountBy::Upstream | CountBy::All => {
+        CountBy::Route | CountBy::Upstream | CountBy::All | CountBy::Descriptor => {
             PlannedKey::Fixed(hasher.hash(&fixed_identity(count_by, route)), count_by.clone())
         }
     }
@@ -130,10 +130,15 @@ fn fixed_identity<'r>(count_by: &CountBy, route: &'r RouteConfig) -> Identity<'r
     }
 }
 
-/// A rule that counts by upstream has nothing to count where a route answers by itself.
+/// A rule that counts by upstream has nothing to count where a route answers by itself, and one that counts by
+/// descriptor is the rate limit service's.
 fn applies(rule: &Rule, route: &RouteConfig) -> bool {
     let upstream = route.upstream();
-    let counts = rule.count_by != CountBy::Upstream || upstream.is_some();
+    let counts = match rule.count_by {
+        CountBy::Upstream => upstream.is_some(),
+        CountBy::Descriptor => false,
+        _ => true,
+    };
     counts
         && match &rule.scope {
             RuleScope::Everything => true,

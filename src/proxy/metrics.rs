@@ -12,6 +12,10 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::upstream::{UpstreamReading, Upstreams};
 
+use crate::admission::{bucket_of, micros};
+
+pub use crate::admission::{LATENCY_BUCKETS, WaitEnd};
+
 /// Counters of the request path. Readers call [`ProxyMetrics::snapshot`].
 pub struct ProxyMetrics {
     shards: Box<[Shard]>,
@@ -20,24 +24,6 @@ pub struct ProxyMetrics {
     certificates: ArcSwap<Vec<CertificateReading>>,
     reloads: [AtomicU64; ReloadOutcome::ALL.len()],
 }
-
-/// Upper bounds of the latency histogram's buckets; one more bucket takes what is slower.
-pub const LATENCY_BUCKETS: [Duration; 14] = [
-    Duration::from_micros(250),
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2500),
-    Duration::from_secs(10),
-];
 
 /// How an upstream failed a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,35 +75,6 @@ impl UpstreamFailure {
             Self::Body => "body",
             Self::BodyTimeout => "body_timeout",
             Self::TotalTimeout => "total_timeout",
-        }
-    }
-}
-
-/// How a wait for rights ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitEnd {
-    /// Rights came, and the request was admitted.
-    Served,
-    /// It was denied before its time was over: no rights are left anywhere.
-    Exhausted,
-    /// It was denied when its time was over.
-    TimedOut,
-    /// Its client went away.
-    ClientGone,
-}
-
-impl WaitEnd {
-    /// Every way to end, in the order of [`ProxySnapshot::waits`].
-    pub const ALL: [Self; 4] = [Self::Served, Self::Exhausted, Self::TimedOut, Self::ClientGone];
-
-    /// The name in metrics.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Served => "served",
-            Self::Exhausted => "exhausted",
-            Self::TimedOut => "timed_out",
-            Self::ClientGone => "client_gone",
         }
     }
 }
@@ -438,16 +395,6 @@ impl Count {
     pub(super) fn sub(&self, less: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(less), Relaxed);
     }
-}
-
-/// The place in a histogram by [`LATENCY_BUCKETS`].
-fn bucket_of(time: Duration) -> usize {
-    let bucket = LATENCY_BUCKETS.iter().position(|bound| time <= *bound);
-    bucket.unwrap_or(LATENCY_BUCKETS.len())
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn add_all<const N: usize>(sums: &mut [u64; N], counts: &[Count; N]) {

@@ -41,7 +41,6 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -60,6 +59,7 @@ use strict::ClientSlots;
 use upstream::{Attendance, Upstreams};
 use worker::Worker;
 
+pub use crate::admission::{Announced, OnDue};
 pub use access_log::AccessLog;
 pub use metrics::{
     CertificateReading, LATENCY_BUCKETS, ProxyMetrics, ProxySnapshot, RefusalReason, ReloadOutcome,
@@ -68,18 +68,6 @@ pub use metrics::{
 pub use reload::ReloadError;
 pub use tls::{FileFinding, TlsError, inspect_files};
 pub use upstream::{EndpointReading, UpstreamReading};
-
-/// Ends once the peers have been told, as far as this node can: what they hear is on its way.
-pub type Announced = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Called right after a decision that peers should hear of at once, or whose rights they are to be asked for, on
-/// the request's thread: must return at once. Where peers count on it, the response is held until what it
-/// returns has ended, or for 5 ms: a client that then asks another node comes after its own count.
-pub type OnDue = Arc<dyn Fn() -> Announced + Send + Sync>;
-
-/// The longest that a response waits for its count to leave this node. Long against a turn of the gossip
-/// thread, and short against what a client would notice.
-const ANNOUNCE_MAX: Duration = Duration::from_millis(5);
 
 /// What all workers of a proxy share, for one configuration.
 pub struct ProxyShared {
@@ -245,7 +233,7 @@ impl Proxy {
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for listener in &config.listen {
-            let (bound, of_workers) = listener::bind(listener.address, count)?;
+            let (bound, of_workers) = crate::sockets::bind(listener.address, count)?;
             addresses.push(bound);
             for (all, one) in listeners.iter_mut().zip(of_workers) {
                 all.push(one);

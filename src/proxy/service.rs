@@ -29,7 +29,8 @@ use super::in_force::Plan;
 use super::respond::{Audience, Refusal, refuse};
 use super::route::{OwnAnswer, RouteState, Step};
 use super::strict;
-use super::{ANNOUNCE_MAX, Announced, ProxyShared};
+use super::{Announced, ProxyShared};
+use crate::admission::ANNOUNCE_MAX;
 use crate::limit::{Decision, Outcome};
 use passage::{Passed, Times};
 

@@ -11,8 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::limit::{
-    Charge, CountBy, Hits, KeyHash, Outcome, RowKey, Rule, RuleError, RuleScope, SyncMode, UnixMillis,
-    WindowLimit,
+    Charge, Hits, KeyHash, Outcome, RowKey, Rule, RuleError, SyncMode, UnixMillis, WindowLimit,
 };
 
 use crate::bounded::{RosterConfig, RosterRecord};
@@ -307,14 +306,7 @@ impl Plan {
     }
 
     fn world(&self, clients: u32) -> WorldConfig {
-        let rule = Rule {
-            name: "planned".into(),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Ip,
-            windows: [self.limit].as_slice().into(),
-            hits: Hits::ONE,
-            mode: None,
-        };
+        let rule = Rule::new("planned", [self.limit]);
         let keys = u64::from(clients) * self.windows_held() * 2;
         let window = self.limit.period.window_at(EPOCH);
         WorldConfig {

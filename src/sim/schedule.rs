@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::limit::significance::Significance;
-use crate::limit::{CountBy, Hits, KeyHash, Rule, RuleScope, SyncMode, WindowLimit};
+use crate::limit::{Hits, KeyHash, Rule, SyncMode, WindowLimit};
 use crate::replication::ReplicationConfig;
 
 use super::fault::{Fault, FaultReport};
@@ -182,14 +182,7 @@ fn random_world(rng: &mut SmallRng, nodes: usize) -> WorldConfig {
 }
 
 pub(super) fn simulated(windows: Vec<WindowLimit>) -> Rule {
-    Rule {
-        name: "simulated".into(),
-        scope: RuleScope::Everything,
-        count_by: CountBy::Ip,
-        windows: windows.into(),
-        hits: Hits::ONE,
-        mode: None,
-    }
+    Rule::new("simulated", windows)
 }
 
 fn random_faults(rng: &mut SmallRng, nodes: usize, heals_at: Duration) -> Vec<(Duration, Fault)> {

@@ -11,7 +11,7 @@ from processes import root
 
 from . import report
 
-SUITES = ("http2", "websocket", "httpbin", "grpc", "slow", "attacks")
+SUITES = ("http2", "websocket", "httpbin", "grpc", "slow", "attacks", "services")
 
 
 def main() -> int:

@@ -41,6 +41,20 @@ impl Metrics {
         out.gauge("connections", "Open client connections", self.connections)
     }
 
+    pub(super) fn encode_service(&self, out: &mut Families<'_>) -> fmt::Result {
+        let help = "Questions to the rate limit service";
+        out.family("ratelimit_requests", help, MetricType::Counter, |samples| {
+            let mut requests = self.service_requests.iter();
+            requests.try_for_each(|(api, outcome, count)| {
+                samples.counter(&[("api", *api), ("outcome", *outcome)], *count)
+            })
+        })?;
+        let help = "Descriptors in shadow mode that were over their limit";
+        out.counter("ratelimit_shadow_denied", help, self.service_shadow_denied)?;
+        let help = "Open connections to the rate limit service";
+        out.gauge("ratelimit_connections", help, self.service_connections)
+    }
+
     fn encode_upstreams(&self, out: &mut Families<'_>) -> fmt::Result {
         let help = "Endpoints of an upstream and how they stand";
         out.family("upstream_endpoint", help, MetricType::Gauge, |samples| {

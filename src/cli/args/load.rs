@@ -134,6 +134,18 @@ impl RunArgs {
                 &self.admin_token,
             ),
             row(
+                &["ratelimit", "listen"],
+                "--ratelimit-listen",
+                "WEIR_RATELIMIT_LISTEN",
+                &self.ratelimit_listen,
+            ),
+            row(
+                &["ratelimit", "token"],
+                "--ratelimit-token",
+                "WEIR_RATELIMIT_TOKEN",
+                &self.ratelimit_token,
+            ),
+            row(
                 &["cluster", "id"],
                 "--cluster-id",
                 "WEIR_CLUSTER_ID",

@@ -14,8 +14,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::bounded::{Membership, ShareTable};
 use crate::limit::significance::Significance;
 use crate::limit::{
-    Charge, CountBy, Hits, KeyHash, Limiter, Now, Outcome, Rule, RuleScope, SyncMode, UnixMillis, Waiting,
-    Window, Woken,
+    Charge, Hits, KeyHash, Limiter, Now, Outcome, Rule, SyncMode, UnixMillis, Waiting, Window, Woken,
 };
 use crate::replica::{Generation, ReplicaId};
 
@@ -92,14 +91,7 @@ pub(super) struct Mesh<'a> {
 /// As many limiters with one rule of `limit` a minute.
 pub(super) fn limiters(count: usize, limit: u64) -> Vec<Limiter> {
     let limiter = |_| {
-        let rule = Rule {
-            name: "a".to_owned(),
-            scope: RuleScope::Everything,
-            count_by: CountBy::Ip,
-            windows: std::iter::once(format!("{limit}/minute").parse().unwrap()).collect(),
-            hits: Hits::ONE,
-            mode: None,
-        };
+        let rule = Rule::new("a", [format!("{limit}/minute").parse().unwrap()]);
         Limiter::new(vec![rule], SyncMode::Bounded, Significance::default(), 1 << 12)
     };
     (0..count).map(limiter).collect()
